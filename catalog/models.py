@@ -1,0 +1,340 @@
+"""The catalog's tables, as peewee models bound to no database.
+
+The models describe; queries name the database they run on. Tables are private: what users ask are the
+views of ``views.py``. The same models serve SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from peewee import (
+    SQL,
+    BigIntegerField,
+    BlobField,
+    Check,
+    CompositeKey,
+    ForeignKeyField,
+    IntegerField,
+    Model,
+    TextField,
+)
+
+
+class Table(Model):
+    """Base of all tables."""
+
+
+class Meta(Table):
+    """Facts about the store itself: its id, its format, the head of the journal."""
+
+    key = TextField(primary_key=True)
+    value = TextField()
+
+    class Meta:
+        table_name = "meta"
+        without_rowid = True
+
+
+class Pack(Table):
+    """A published pack file."""
+
+    name = TextField(unique=True)
+    size = BigIntegerField()
+
+    class Meta:
+        table_name = "pack"
+
+
+class Object(Table):
+    """A byte string, named by the BLAKE3 of its plain bytes, and where it lies.
+
+    ``condemned`` is the epoch in which gc called it garbage; look-ups treat such a row as absent, and
+    storing the same content again takes the row over.
+    """
+
+    digest = BlobField(unique=True)
+    kind = IntegerField()
+    pack = ForeignKeyField(Pack, on_delete="RESTRICT", index=True)
+    offset = BigIntegerField()
+    stored_size = BigIntegerField()
+    size = BigIntegerField()
+    codec = IntegerField()
+    frames = BlobField(null=True)
+    condemned = BigIntegerField(null=True)
+    verified_at = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "object"
+        indexes = (SQL("CREATE INDEX object_condemned ON object (condemned) WHERE condemned IS NOT NULL"),)
+
+
+class Path(Table):
+    """A path of any content, once. ``path`` is text in the encoding of ``paths.py``; "" is the root."""
+
+    parent = ForeignKeyField("self", null=True, on_delete="RESTRICT", index=True)
+    path = TextField(unique=True)
+
+    class Meta:
+        table_name = "path"
+
+
+class Inode(Table):
+    """Distinct file metadata and content, once. ``key`` is ``values.inode_key``."""
+
+    key = BlobField(unique=True)
+    type = TextField()
+    mode = IntegerField()
+    uid = BigIntegerField()
+    gid = BigIntegerField()
+    mtime_ns = BigIntegerField()
+    size = BigIntegerField()
+    object = ForeignKeyField(Object, null=True, on_delete="RESTRICT", index=True)
+    link_target = BlobField(null=True)
+    rdev = BigIntegerField(null=True)
+    xattrs = BlobField(null=True)
+    sparse = BlobField(null=True)
+
+    class Meta:
+        table_name = "inode"
+
+
+class Content(Table):
+    """A sealed set of changes, shared by every layer that has it.
+
+    ``key`` is the diff's ``sha256:…`` for a content that came as a tar, ``native:…`` (BLAKE3 of the
+    canonical listing) for one made from a write area; it is set when the content becomes ready.
+    ``recipe`` is the object that gives the stream back: the tar's recipe, or the listing.
+    """
+
+    key = TextField(null=True, unique=True)
+    diff_id = TextField(null=True, unique=True)
+    size = BigIntegerField(default=0)
+    recipe = ForeignKeyField(Object, null=True, on_delete="RESTRICT", index=True)
+    state = TextField(constraints=[Check("state IN ('building', 'ready', 'condemned')")])
+    epoch = BigIntegerField(default=0)
+    entries = IntegerField(default=0)
+    diff_bytes = BigIntegerField(default=0)
+    uids = TextField(default="[]")
+    gids = TextField(default="[]")
+
+    class Meta:
+        table_name = "content"
+
+
+class Entry(Table):
+    """The effective tree of a content, a row per path. ``kind``: 0 present, 1 implied, 2 whiteout.
+
+    ``link_path_id`` is a path of the same content (whose own row keeps it alive), so it carries no
+    constraint: one would need an index of its own to keep deletes cheap.
+    """
+
+    content = ForeignKeyField(Content, on_delete="RESTRICT", index=False)
+    path = ForeignKeyField(Path, on_delete="RESTRICT", index=True)
+    seq = IntegerField()
+    kind = IntegerField()
+    opaque = IntegerField(default=0)
+    inode = ForeignKeyField(Inode, null=True, on_delete="RESTRICT", index=True)
+    link_path_id = IntegerField(null=True)
+
+    class Meta:
+        table_name = "entry"
+        primary_key = CompositeKey("content", "path")
+        without_rowid = True
+
+
+class Layer(Table):
+    """A layer. ``seq`` is creation order. Links to other records are plain ids, without constraint."""
+
+    seq = IntegerField(primary_key=True)
+    id = TextField(unique=True)
+    parent = TextField(default="", index=True)
+    metadata = TextField(default="")
+    mount_label = TextField(default="")
+    created_ns = BigIntegerField()
+    compressed_digest = TextField(default="", index=True)
+    compressed_size = BigIntegerField(default=0)
+    diff_digest = TextField(default="", index=True)
+    diff_size = BigIntegerField(default=0)
+    toc_digest = TextField(default="", index=True)
+    compression = IntegerField(default=0)
+    uids = TextField(default="[]")
+    gids = TextField(default="[]")
+    flags = TextField(default="{}")
+    uidmap = TextField(default="[]")
+    gidmap = TextField(default="[]")
+    replay_content = ForeignKeyField(Content, null=True, on_delete="RESTRICT", index=True)
+    write_area = IntegerField(default=0)
+    write_kind = TextField(default="")
+    root_mode = IntegerField(default=0o555)
+    root_uid = BigIntegerField(default=0)
+    root_gid = BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "layer"
+
+
+class LayerContent(Table):
+    """The sealed contents of a layer, lowest first."""
+
+    layer = ForeignKeyField(Layer, on_delete="CASCADE", index=False)
+    position = IntegerField()
+    content = ForeignKeyField(Content, on_delete="RESTRICT", index=True)
+
+    class Meta:
+        table_name = "layer_content"
+        primary_key = CompositeKey("layer", "position")
+        without_rowid = True
+
+
+class Image(Table):
+    """An image. ``layer`` is the top layer's id, or empty."""
+
+    seq = IntegerField(primary_key=True)
+    id = TextField(unique=True)
+    digest = TextField(default="")
+    layer = TextField(default="", index=True)
+    mapped_layers = TextField(default="[]")
+    names_history = TextField(default="[]")
+    metadata = TextField(default="")
+    created_ns = BigIntegerField()
+    flags = TextField(default="{}")
+
+    class Meta:
+        table_name = "image"
+
+
+class Container(Table):
+    """A container: a record that owns one writable layer."""
+
+    seq = IntegerField(primary_key=True)
+    id = TextField(unique=True)
+    image = TextField(default="", index=True)
+    layer = TextField(default="", index=True)
+    metadata = TextField(default="")
+    created_ns = BigIntegerField()
+    uidmap = TextField(default="[]")
+    gidmap = TextField(default="[]")
+    flags = TextField(default="{}")
+
+    class Meta:
+        table_name = "container"
+
+
+class LayerName(Table):
+    """A layer's name; ``position`` orders the names of one layer."""
+
+    name = TextField(primary_key=True)
+    owner = ForeignKeyField(Layer, on_delete="CASCADE", index=True)
+    position = IntegerField()
+
+    class Meta:
+        table_name = "layer_name"
+        without_rowid = True
+
+
+class ImageName(Table):
+    """An image's name."""
+
+    name = TextField(primary_key=True)
+    owner = ForeignKeyField(Image, on_delete="CASCADE", index=True)
+    position = IntegerField()
+
+    class Meta:
+        table_name = "image_name"
+        without_rowid = True
+
+
+class ContainerName(Table):
+    """A container's name."""
+
+    name = TextField(primary_key=True)
+    owner = ForeignKeyField(Container, on_delete="CASCADE", index=True)
+    position = IntegerField()
+
+    class Meta:
+        table_name = "container_name"
+        without_rowid = True
+
+
+class LayerData(Table):
+    """A big data item of a layer; its bytes are an object."""
+
+    owner = ForeignKeyField(Layer, on_delete="CASCADE", index=False)
+    key = TextField()
+    position = IntegerField()
+    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+    size = BigIntegerField()
+    digest = TextField(default="")
+
+    class Meta:
+        table_name = "layer_data"
+        primary_key = CompositeKey("owner", "key")
+        without_rowid = True
+
+
+class ImageData(Table):
+    """A big data item of an image."""
+
+    owner = ForeignKeyField(Image, on_delete="CASCADE", index=False)
+    key = TextField()
+    position = IntegerField()
+    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+    size = BigIntegerField()
+    digest = TextField(default="", index=True)
+
+    class Meta:
+        table_name = "image_data"
+        primary_key = CompositeKey("owner", "key")
+        without_rowid = True
+
+
+class ContainerData(Table):
+    """A big data item of a container."""
+
+    owner = ForeignKeyField(Container, on_delete="CASCADE", index=False)
+    key = TextField()
+    position = IntegerField()
+    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+    size = BigIntegerField()
+    digest = TextField(default="")
+
+    class Meta:
+        table_name = "container_data"
+        primary_key = CompositeKey("owner", "key")
+        without_rowid = True
+
+
+class Event(Table):
+    """The audit log: one row per change of a record. States are JSON, without argument values."""
+
+    seq = IntegerField(primary_key=True)
+    at_ns = BigIntegerField()
+    verb = TextField()
+    kind = TextField()
+    record_id = TextField()
+    before = TextField(null=True)
+    after = TextField(null=True)
+
+    class Meta:
+        table_name = "event"
+        indexes = ((("kind", "record_id"), False),)
+
+
+class CacheEntry(Table):
+    """What derived views take on disk, by class. Rows follow the disk; the disk is the truth."""
+
+    kind = TextField()
+    key = TextField()
+    size = BigIntegerField()
+
+    class Meta:
+        table_name = "cache_entry"
+        primary_key = CompositeKey("kind", "key")
+        without_rowid = True
+
+
+TABLES: Final[tuple[type[Table], ...]] = (
+    Meta, Pack, Object, Path, Inode, Content, Entry, Layer, LayerContent, Image, Container,
+    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Event, CacheEntry,
+)  # fmt: skip
