@@ -263,7 +263,7 @@ class LayerData(Table):
     owner = ForeignKeyField(Layer, on_delete="CASCADE", index=False)
     key = TextField()
     position = IntegerField()
-    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+    object = ForeignKeyField(Object, null=True, on_delete="RESTRICT", index=True)
     size = BigIntegerField()
     digest = TextField(default="")
 
@@ -279,7 +279,7 @@ class ImageData(Table):
     owner = ForeignKeyField(Image, on_delete="CASCADE", index=False)
     key = TextField()
     position = IntegerField()
-    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+    object = ForeignKeyField(Object, null=True, on_delete="RESTRICT", index=True)
     size = BigIntegerField()
     digest = TextField(default="", index=True)
 
@@ -295,7 +295,7 @@ class ContainerData(Table):
     owner = ForeignKeyField(Container, on_delete="CASCADE", index=False)
     key = TextField()
     position = IntegerField()
-    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+    object = ForeignKeyField(Object, null=True, on_delete="RESTRICT", index=True)
     size = BigIntegerField()
     digest = TextField(default="")
 

@@ -1,0 +1,114 @@
+"""Settings of a store, as one value. Reading files and environments is left to whoever has them."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Final
+
+from lading.errors import InvalidInput
+
+#: Where root's store lies, and its run root, when nothing else is said.
+SYSTEM_ROOT: Final = Path("/var/lib/lading")
+SYSTEM_RUN: Final = Path("/run/lading")
+
+DRIVERS: Final = ("overlay", "vfs")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What can be chosen about a store's work; never what is stored.
+
+    Sizes are bytes, times are seconds.
+    """
+
+    driver: str = ""  #: "overlay", "vfs", or "" = overlay where it works, else vfs
+    level: int = 0  #: zstd level of new objects; 0 = the default of ``objects.writer``
+    workers: int = 0  #: threads that compress and hash; 0 = one per processor
+    pack_size: int = 64 << 20  #: bound of a pack
+    wait_s: float = 30.0  #: longest wait for another writer
+    repack_share: float = 0.3  #: dead share from which gc rewrites a pack
+    entries_max: int = 4_000_000  #: names in one layer tar
+    size_max: int = 1 << 40  #: bytes of one layer tar, uncompressed
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A configuration file's answer: where the store is and how it works."""
+
+    root: Path
+    run: Path
+    settings: Settings
+
+
+def default_roots(environ: Mapping[str, str], uid: int) -> tuple[Path, Path]:
+    """Tell where store and run root lie when nothing is configured.
+
+    Returns:
+        Store root and run root: below ``/var/lib`` and ``/run`` for root, below the user's data and
+        runtime folders for everybody else.
+    """
+    if uid == 0:
+        return SYSTEM_ROOT, SYSTEM_RUN
+    home = Path(environ.get("HOME") or "/")
+    data = Path(environ.get("XDG_DATA_HOME") or home / ".local/share")
+    runtime = environ.get("XDG_RUNTIME_DIR") or f"/tmp/lading-run-{uid}"  # noqa: S108 - made 0700 and checked when opened
+    return data / "lading", Path(runtime) / "lading"
+
+
+def config_file(environ: Mapping[str, str]) -> Path | None:
+    """Find the configuration file: the one named by ``LADING_CONFIG``, the user's, or the system's."""
+    named = environ.get("LADING_CONFIG")
+    if named:
+        return Path(named)
+    home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "/", ".config")
+    for path in (Path(home) / "lading/config.toml", Path("/etc/lading/config.toml")):
+        if path.is_file():
+            return path
+    return None
+
+
+def load(environ: Mapping[str, str], uid: int) -> Configuration:
+    """Read the configuration that applies to a user.
+
+    Keys of the TOML file: ``root``, ``run`` and the fields of ``Settings``.
+
+    Raises:
+        InvalidInput: the file is missing though named, is no TOML, or has an unknown or wrong value.
+    """
+    root, run = default_roots(environ, uid)
+    settings = Settings()
+    path = config_file(environ)
+    if path is not None:
+        values = _parse(path)
+        root = Path(values.pop("root", root))
+        run = Path(values.pop("run", run))
+        settings = _settings(path, values)
+    return Configuration(root, run, settings)
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InvalidInput(f"configuration file {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InvalidInput(f"configuration file {path}: {error}") from error
+
+
+def _settings(path: Path, values: Mapping[str, Any]) -> Settings:
+    known = {field.name: field for field in fields(Settings)}
+    for key, value in values.items():
+        if key not in known:
+            raise InvalidInput(f"configuration file {path}: unknown key {key!r}")
+        wanted = type(getattr(Settings(), key))
+        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+            raise InvalidInput(f"configuration file {path}: {key} must be of type {wanted.__name__}")
+    settings = replace(Settings(), **values)
+    if settings.driver not in ("", *DRIVERS):
+        raise InvalidInput(f"configuration file {path}: driver must be one of {', '.join(DRIVERS)}")
+    return settings

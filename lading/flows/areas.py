@@ -1,0 +1,162 @@
+"""Write areas: the folders that mounts write into, their locks, and how they go away.
+
+A layer's areas are numbered; the record names the current one. What the record does not name, and no
+mount uses, is debris and may go at any time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from lading.catalog import layers as catalog_layers
+from lading.errors import LadingError
+from lading.flows.context import Context
+from lading.materialize.beneath import remove_tree
+from lading.materialize.mounttable import MountRecord, file_lock
+from lading.objects.durable import make_dir
+from lading.values import Layer
+
+#: Lock files shared by all layers. They are never deleted, so their number must be bounded.
+LOCK_BUCKETS: Final = 256
+
+
+@contextmanager
+def locked(context: Context, layer_ids: Iterable[str]) -> Iterator[None]:
+    """Keep others from mounting, unmounting, sealing or deleting layers meanwhile.
+
+    Locks die with their owner. They are taken in one order whatever the order of the arguments, before
+    the catalog's writer lock and never after it.
+
+    Raises:
+        Busy: another process held one for longer than the store's wait limit.
+    """
+    folder = context.mount_table.folder / "locks"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    buckets = sorted({blake3(layer_id.encode()).digest(1)[0] % LOCK_BUCKETS for layer_id in layer_ids})
+    with ExitStack() as stack:
+        for bucket in buckets:
+            stack.enter_context(file_lock(folder / f"{bucket:02x}", wait_s=context.settings.wait_s))
+        yield
+
+
+@contextmanager
+def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
+    """Unmount layers that are about to be deleted, and remove their areas once the block has succeeded.
+
+    Raises:
+        InUse: a process works in one of them; nothing was deleted.
+    """
+    from lading.flows import mounting
+
+    with locked(context, layer_ids):
+        for layer_id in layer_ids:
+            mounting.unmount_all(context, layer_id)
+        yield
+        for layer_id in layer_ids:
+            remove_unused(context, layer_id, keep=None)
+
+
+def current(context: Context, layer: Layer) -> Path:
+    """Path of a layer's current area, there or not."""
+    return context.layout.write_area(layer.id, layer.write_area)
+
+
+def ensure(context: Context, layer: Layer) -> Path:
+    """Make the folder of a layer's current area."""
+    folder = current(context, layer)
+    if not folder.is_dir():
+        make_dir(folder)
+    return folder
+
+
+def remove_unused(context: Context, layer_id: str, keep: int | None) -> int:
+    """Remove a layer's areas except the one to keep and those that a mount uses.
+
+    Args:
+        context: the store.
+        layer_id: whose areas; the caller holds its lock.
+        keep: number of the current area; None when the layer is gone.
+
+    Returns:
+        Bytes removed.
+    """
+    folder = context.layout.layers / layer_id
+    try:
+        numbers = os.listdir(folder)
+    except FileNotFoundError:
+        return 0
+    used = {str(area) for record in context.mount_table.records() for area in record.areas}
+    freed = 0
+    for number in numbers:
+        area = folder / number
+        if (keep is not None and number == str(keep)) or str(area) in used:
+            continue
+        freed += discard(context, area)
+    if keep is None and not os.listdir(folder):
+        folder.rmdir()
+    return freed
+
+
+def discard(context: Context, folder: Path) -> int:
+    """Move a folder into staging, then remove it, so that a kill leaves only debris.
+
+    Returns:
+        Bytes of the files removed.
+    """
+    from lading.objects.durable import Staging
+
+    staging = Staging(context.layout.staging)
+    try:
+        target = staging.path / "discarded"
+        os.rename(folder, target)
+        return remove_tree(target)
+    finally:
+        staging.close()
+
+
+def collect_debris(context: Context, *, dry_run: bool) -> tuple[int, list[str]]:
+    """Remove areas that no record names and no mount uses.
+
+    Returns:
+        Bytes found, and a warning for each area that could not be removed.
+    """
+    from lading.flows.accounting import files_below
+
+    freed, warnings = 0, []
+    for layer_id in _layer_folders(context):
+        with locked(context, [layer_id]):
+            with context.catalog.read() as conn:
+                layer = catalog_layers.get_layer(conn, layer_id)
+            keep = layer.write_area if layer is not None else None
+            if dry_run:
+                used = {str(area) for record in context.mount_table.records() for area in record.areas}
+                folder = context.layout.layers / layer_id
+                freed += sum(
+                    files_below(folder / number)
+                    for number in os.listdir(folder)
+                    if number != str(keep) and str(folder / number) not in used
+                )
+                continue
+            try:
+                freed += remove_unused(context, layer_id, keep)
+            except (OSError, LadingError) as error:
+                warnings.append(f"write areas of layer {layer_id}: {error}")
+    return freed, warnings
+
+
+def _layer_folders(context: Context) -> list[str]:
+    try:
+        return sorted(os.listdir(context.layout.layers))
+    except FileNotFoundError:
+        return []
+
+
+def mount_record(context: Context, layer_id: str) -> MountRecord | None:
+    """The live mount of a layer; None when it is not mounted in this boot."""
+    return context.mount_table.get(layer_id)

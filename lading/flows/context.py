@@ -1,0 +1,125 @@
+"""What every flow works with: an open store's folders, catalog, objects and locks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lading.catalog import content as catalog_content
+from lading.catalog.database import Catalog
+from lading.config import Settings
+from lading.errors import ReadOnly
+from lading.objects.epoch import Epochs
+from lading.objects.folder import FolderBackend
+from lading.objects.layout import Layout
+from lading.values import Location
+
+if TYPE_CHECKING:
+    from lading.materialize.mounttable import MountTable
+    from lading.materialize.probe import Abilities
+    from lading.objects.reader import ObjectReader
+    from lading.objects.writer import ObjectWriter
+
+#: Called with the bytes or items done, and their total when it is known.
+Progress = Callable[[int, int | None], None]
+
+
+class Context:
+    """An open store, taken apart. Heavy parts are made on first use: most commands need few of them."""
+
+    def __init__(
+        self, root: Path, run_root: Path, store_id: str, catalog: Catalog, settings: Settings, driver: str, writable: bool
+    ) -> None:
+        self.root = root
+        self.run_root = run_root
+        self.run = run_root / store_id
+        self.store_id = store_id
+        self.catalog = catalog
+        self.settings = settings
+        self.writable = writable
+        self.layout = Layout(root)
+        self.backend = FolderBackend(self.layout.packs)
+        self.epochs = Epochs(self.layout.objects)
+        self._wanted_driver = driver
+
+    @property
+    def workers(self) -> int:
+        """Threads for hashing and compressing."""
+        return self.settings.workers or len(os.sched_getaffinity(0))
+
+    @cached_property
+    def driver(self) -> str:
+        """"overlay" or "vfs": what was asked for, else what works here."""
+        if self._wanted_driver:
+            return self._wanted_driver
+        return "overlay" if self.abilities.overlay else "vfs"
+
+    @cached_property
+    def abilities(self) -> Abilities:
+        """What the kernel, the filesystem and the privileges allow, probed once a boot."""
+        from lading.materialize.probe import probe
+
+        return probe(self.layout.cache, self.run)
+
+    @cached_property
+    def mount_table(self) -> MountTable:
+        """Records of this boot's mounts."""
+        from lading.flows.opening import claim_run_root
+        from lading.materialize.mounttable import MountTable
+
+        claim_run_root(self)
+        return MountTable(self.run)
+
+    @cached_property
+    def reader(self) -> ObjectReader:
+        """Reads objects wherever the catalog says they lie."""
+        from lading.objects.reader import ObjectReader
+
+        return ObjectReader(self.backend, self.locate, workers=self.workers)
+
+    def locate(self, digests: Sequence[bytes]) -> Mapping[bytes, Location]:
+        """Look up where objects lie."""
+        with self.catalog.read() as conn:
+            return catalog_content.locate(conn, digests)
+
+    def known(self, digests: Sequence[bytes]) -> set[bytes]:
+        """Tell which objects are stored and not condemned; count on it only under an epoch lock."""
+        with self.catalog.read() as conn:
+            return catalog_content.known(conn, digests)
+
+    @contextmanager
+    def writer(self) -> Iterator[ObjectWriter]:
+        """Open a writer of objects with its own staging folder. The caller holds the epoch lock."""
+        from lading.objects.durable import Staging
+        from lading.objects.writer import DEFAULT_LEVEL, ObjectWriter
+
+        self.need_writable()
+        staging = Staging(self.layout.staging)
+        try:
+            with ObjectWriter(
+                self.backend, staging, known=self.known, level=self.settings.level or DEFAULT_LEVEL,
+                workers=self.workers, pack_size=self.settings.pack_size,
+            ) as writer:  # fmt: skip
+                yield writer
+        finally:
+            staging.close()
+
+    def need_writable(self) -> None:
+        """Refuse to go on when the store cannot be written.
+
+        Raises:
+            ReadOnly: with the root's path.
+        """
+        if not self.writable:
+            raise ReadOnly(f"store {self.root} is on a read-only filesystem or may not be written")
+
+    def close(self) -> None:
+        """Close files and connections."""
+        if "reader" in self.__dict__:
+            self.reader.close()
+        self.backend.close()
+        self.catalog.close()

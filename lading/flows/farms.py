@@ -1,0 +1,113 @@
+"""Which folders a layer's mount is stacked from: cached farms, live uppers, an empty root."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from lading import trees
+from lading.catalog import content as catalog_content
+from lading.flows import areas, views
+from lading.flows.context import Context
+from lading.materialize.farm import build_farm, find_farm
+from lading.values import Entry, Layer
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One lowerdir: a sealed content, or the live upper of a mounted ancestor."""
+
+    key: str
+    live: Path | None = None
+
+
+def lowerdirs(context: Context, layer: Layer, *, maximum: int) -> list[Path]:
+    """Make the lowerdirs of a layer's mount, topmost first.
+
+    Args:
+        context: the store; the caller holds an epoch lock.
+        layer: what is to be mounted.
+        maximum: with more of them, all sealed contents are flattened into one.
+    """
+    steps = _steps(context, layer)
+    if len(steps) > maximum and all(step.live is None for step in steps):
+        return [_flattened(context, steps)]
+    return [_folder(context, step, steps[position + 1 :]) for position, step in enumerate(steps)]
+
+
+def _steps(context: Context, layer: Layer) -> list[_Step]:
+    """Order what a layer is made of, topmost first, down to what hides everything below."""
+    steps: list[_Step] = []
+    with context.catalog.read() as conn:
+        for step in views.chain_of(context, layer):
+            if step.write_kind == "upper" and step.id != layer.id:
+                upper = areas.current(context, step) / "upper"
+                if upper.is_dir():
+                    steps.append(_Step("", upper))
+            for key in reversed(step.contents):
+                steps.append(_Step(key))
+                if catalog_content.has_opaque_root(conn, key):
+                    return steps
+    return steps
+
+
+def _folder(context: Context, step: _Step, below: Sequence[_Step]) -> Path:
+    if step.live is not None:
+        return step.live
+    with context.catalog.read() as conn:
+        implied = catalog_content.has_implied(conn, step.key)
+    if not implied:
+        name = _name(step.key)
+        return find_farm(context.layout.cache, name) or _build(context, name, _entries(context, step.key))
+    entries, inherited = trees.inherit(_tree(context, below), _entries(context, step.key))
+    name = _name(step.key, inherited)
+    return find_farm(context.layout.cache, name) or _build(context, name, entries)
+
+
+def _tree(context: Context, steps: Sequence[_Step]) -> dict[bytes, Entry]:
+    """The full tree of some steps; live uppers are walked for their directories."""
+    contents: list[Sequence[Entry]] = []
+    for step in reversed(steps):
+        if step.live is None:
+            contents.append(_entries(context, step.key))
+        else:
+            contents.append(views.walk_upper(step.live))
+    return {entry.path: entry for entry in trees.flatten(contents)}
+
+
+def _entries(context: Context, key: str) -> list[Entry]:
+    with context.catalog.read() as conn:
+        return catalog_content.entries(conn, key)
+
+
+def _flattened(context: Context, steps: Sequence[_Step]) -> Path:
+    """One farm of the full tree of many contents."""
+    name = _name("flat", *(step.key for step in steps))
+    found = find_farm(context.layout.cache, name)
+    if found is not None:
+        return found
+    return _build(context, name, list(_tree(context, steps).values()))
+
+
+def _build(context: Context, name: str, entries: Sequence[Entry]) -> Path:
+    info = build_farm(context.layout.cache, name, entries, context.reader, context.abilities)
+    return info.path
+
+
+def _name(*parts: str) -> str:
+    """Name a farm: short, so that many fit into a mount's options, and free of special characters."""
+    return blake3("\0".join(parts).encode()).hexdigest(16)
+
+
+def empty_root(context: Context, layer: Layer) -> Path:
+    """An empty folder that carries a layer's root attributes: the top of a read-only stack."""
+    folder = context.layout.trees / f"root-{layer.root_mode:04o}-{layer.root_uid}-{layer.root_gid}"
+    if not folder.is_dir():
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.chown(folder, layer.root_uid, layer.root_gid)
+        os.chmod(folder, layer.root_mode)
+    return folder

@@ -1,0 +1,185 @@
+"""A layer tar goes in: digests, objects and content rows, up to the one commit that the caller makes.
+
+The order is the design: take the epoch's lock; write, sync and publish packs; insert the content's rows
+hidden; then the caller's transaction makes them visible. A crash anywhere leaves unreferenced bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO, Final
+
+from lading.catalog import content as catalog_content
+from lading.catalog.database import WriteTransaction
+from lading.errors import InvalidInput
+from lading.flows.context import Context, Progress
+from lading.objects.recipe import RecipeEncoder
+from lading.objects.streams import InputStream, StreamSummary
+from lading.objects.tar import TarLimits, TarSummary, ingest_tar
+from lading.objects.writer import ObjectStream, ObjectWriter
+from lading.values import KIND_DATA, KIND_RECIPE, Entry, PackContents
+
+#: Recipe bytes gathered before they go to the object writer.
+RECIPE_BUFFER: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """A diff that is stored but not visible yet; valid while its epoch lock is held."""
+
+    stream: StreamSummary
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    warnings: tuple[str, ...]
+    content_id: int | None  #: rows waiting to become visible; None when the content was there
+
+    @property
+    def key(self) -> str:
+        """Key of the content: the digest of the uncompressed stream."""
+        return self.stream.diff_digest
+
+    def commit(self, tx: WriteTransaction) -> str:
+        """Make the content visible as part of a transaction.
+
+        Returns:
+            The content's key.
+        """
+        if self.content_id is not None:
+            return catalog_content.ready(tx, self.content_id, self.key)
+        return self.key
+
+
+class RecipeSink:
+    """Takes a tar apart: file content into objects, all else into the recipe."""
+
+    def __init__(self, writer: ObjectWriter) -> None:
+        self._writer = writer
+        self._recipe: ObjectStream = writer.stream(KIND_RECIPE)
+        self._encoder = RecipeEncoder(self._recipe.write)
+        self.literal: Callable[[bytes], object] = self._encoder.literal
+
+    def put(self, data: bytes) -> bytes:
+        """Store a small file's content."""
+        digest = self._writer.put(data)
+        self._encoder.reference(digest, len(data))
+        return digest
+
+    def stream(self, chunks: Iterator[bytes], size: int) -> bytes:
+        """Store a large file's content."""
+        target = self._writer.stream(KIND_DATA)
+        for chunk in chunks:
+            target.write(chunk)
+        digest = target.close()
+        self._encoder.reference(digest, size)
+        return digest
+
+    def finish(self, summary: StreamSummary) -> bytes:
+        """Close the recipe.
+
+        Returns:
+            The recipe's digest.
+        """
+        self._encoder.finish(summary.diff_size, summary.diff_digest.removeprefix("sha256:"))
+        return self._recipe.close()
+
+
+@contextmanager
+def ingesting(context: Context, raw: BinaryIO, *, expected: str = "", progress: Progress | None = None) -> Iterator[Ingested]:
+    """Store a diff's bytes and hidden rows; hold the epoch lock for the caller's commit.
+
+    Args:
+        context: the store.
+        raw: the stream as presented, plain or compressed.
+        expected: a digest the stream must have, as presented or uncompressed; empty for any.
+        progress: called with the bytes read.
+
+    Raises:
+        InvalidInput: no layer tar, a cut or damaged one, or another digest than expected. Nothing of it
+            is visible.
+    """
+    context.need_writable()
+    check_digest(expected)
+    with context.epochs.shared() as epoch:
+        source = InputStream(_Counted(raw, progress) if progress else raw)
+        try:
+            yield _ingest(context, source, expected, epoch)
+        finally:
+            source.close()
+
+
+def _ingest(context: Context, source: InputStream, expected: str, epoch: int) -> Ingested:
+    limits = TarLimits(entries_max=context.settings.entries_max, size_max=context.settings.size_max)
+    with context.writer() as writer:
+        sink = RecipeSink(writer)
+        tar = ingest_tar(source.read, sink, limits)
+        summary = source.summary()
+        if expected and expected not in (summary.compressed_digest, summary.diff_digest):
+            raise InvalidInput(f"the diff has digest {summary.diff_digest}, not {expected}")
+        content_id = None
+        with context.catalog.read() as conn:
+            present = catalog_content.find_content(conn, summary.diff_digest) is not None
+        if not present:
+            recipe = sink.finish(summary)
+            content_id = store_content(
+                context, writer.finish(), epoch=epoch, diff_id=summary.diff_digest, size=summary.diff_size,
+                recipe=recipe, tar=tar,
+            )  # fmt: skip
+    return Ingested(summary, tar.uids, tar.gids, tar.warnings, content_id)
+
+
+def store_content(
+    context: Context, packs: Sequence[PackContents], *, epoch: int, diff_id: str | None, size: int, recipe: bytes, tar: TarSummary
+) -> int:
+    """Record published packs and a content's hidden rows.
+
+    Returns:
+        The content's row number, for ``catalog.content.ready``.
+    """
+    catalog_content.register_packs(context.catalog, packs)
+    return catalog_content.store_content(
+        context.catalog, diff_id=diff_id, size=size, recipe=recipe, entries=tar.entries, uids=tar.uids, gids=tar.gids,
+        diff_bytes=tar.diff_bytes, epoch=epoch,
+    )  # fmt: skip
+
+
+def check_digest(text: str) -> None:
+    """Refuse what is no sha256 digest; an empty text means none.
+
+    Raises:
+        InvalidInput: in the contract's words.
+    """
+    if not text:
+        return
+    algorithm, colon, digits = text.partition(":")
+    if not colon or not algorithm or not digits:
+        raise InvalidInput("invalid checksum digest format")
+    lengths = {"sha256": 64, "sha384": 96, "sha512": 128}
+    if algorithm not in lengths:
+        raise InvalidInput("unsupported digest algorithm")
+    if len(digits) != lengths[algorithm]:
+        raise InvalidInput("invalid checksum digest length")
+    if any(char not in "0123456789abcdef" for char in digits):
+        raise InvalidInput("invalid checksum digest format")
+
+
+class _Counted:
+    """A stream that tells how far it was read."""
+
+    def __init__(self, raw: BinaryIO, progress: Progress) -> None:
+        self._raw = raw
+        self._progress = progress
+        self._done = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._raw.read(size)
+        self._done += len(data)
+        self._progress(self._done, None)
+        return data
+
+
+def entries_of(context: Context, key: str) -> list[Entry]:
+    """Read a content's entries."""
+    with context.catalog.read() as conn:
+        return catalog_content.entries(conn, key)

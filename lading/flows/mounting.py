@@ -1,0 +1,285 @@
+"""Trees to run from: mount, unmount, checkout.
+
+With the overlay driver a mount stacks cached farms below the layer's write area; with vfs, or for
+ordinary users, the layer gets a writable tree of its own. Either outlives the process; every mount is
+counted in this boot's mount table.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from lading.catalog import containers as catalog_containers
+from lading.catalog import layers as catalog_layers
+from lading.catalog import names as catalog_names
+from lading.errors import ImageUnknown, InUse, LayerUnknown
+from lading.flows import areas, farms, images, layers, sealing, views
+from lading.flows.context import Context, Progress
+from lading.flows.ingest import entries_of
+from lading.materialize import mounts as kernel
+from lading.materialize.copy import copy_tree, write_stat_index
+from lading.materialize.mounttable import MountRecord
+from lading.objects.durable import make_dir
+from lading.values import PRESENT, Container, Entry, Image, Inode, Layer, component_key
+
+#: Lowerdirs the kernel takes in one overlay, less room for the upper's own and an empty one.
+LOWERDIRS_MAX: Final = 480
+
+
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """One mounted layer."""
+
+    layer: str
+    path: Path
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutReport:
+    """What a checkout wrote."""
+
+    path: Path
+    files: int
+    bytes: int
+    warnings: tuple[str, ...]
+
+
+def _target(context: Context, ref: str) -> tuple[Layer, Container | None]:
+    """Resolve what is to be mounted: a container means its layer."""
+    with context.catalog.read() as conn:
+        found = catalog_names.resolve(conn, "container", ref)
+        container = catalog_containers.get_container(conn, found) if found is not None else None
+        layer = layers.find_in(conn, ref) if container is None else catalog_layers.get_layer(conn, container.layer)
+    if layer is None:
+        raise LayerUnknown()
+    return layer, container
+
+
+@contextmanager
+def held(context: Context, layer_id: str) -> Iterator[MountRecord | None]:
+    """Hold a layer's lock; hand out its live mount, if it has one."""
+    with areas.locked(context, [layer_id]):
+        yield context.mount_table.get(layer_id)
+
+
+def mount(context: Context, ref: str, *, label: str) -> Path:
+    """Mount a layer or a container's layer, writable."""
+    layer, container = _target(context, ref)
+    volatile = container is not None and bool(container.flags.get("Volatile"))
+    return _mount(context, layer.id, label or layer.mount_label, read_only=False, volatile=volatile)
+
+
+def mount_image(context: Context, ref: str, *, label: str) -> Path:
+    """Mount an image's top layer, read-only."""
+    image = images.get(context, ref)
+    if not image.layer:
+        raise LayerUnknown(f"image {image.id} has no layer")
+    return _mount(context, image.layer, label, read_only=True, volatile=False)
+
+
+def _mount(context: Context, layer_id: str, label: str, *, read_only: bool, volatile: bool) -> Path:
+    _settle_ancestors(context, layer_id)
+    with held(context, layer_id) as record:
+        if record is not None:
+            return context.mount_table.add(layer_id).path
+        context.need_writable()
+        layer = layers.get(context, layer_id)
+        wanted = "" if read_only and context.driver == "overlay" else ("upper" if context.driver == "overlay" else "tree")
+        if layer.write_kind not in ("", wanted):
+            layer = sealing.seal_locked(context, layer_id)
+        with context.epochs.shared():
+            if context.driver == "vfs":
+                return _provide_tree(context, layer)
+            return _mount_overlay(context, layer, label, read_only=read_only, volatile=volatile)
+
+
+def _settle_ancestors(context: Context, layer_id: str) -> None:
+    """Seal what nobody writes to any more below a layer; what is mounted stays live."""
+    for step in views.chain_of(context, layers.get(context, layer_id))[1:]:
+        sealing.seal_if_idle(context, step)
+
+
+def _mount_overlay(context: Context, layer: Layer, label: str, *, read_only: bool, volatile: bool) -> Path:
+    lowers = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX)
+    used = [path for path in lowers if path.is_relative_to(context.layout.layers)]
+    upper = work = None
+    if not read_only:
+        area = areas.ensure(context, layer)
+        upper, work = area / "upper", area / "work"
+        _prepare_upper(layer, upper)
+        _fresh_folder(context, work)
+        used.append(area)
+        _note_write_kind(context, layer, "upper")
+    if read_only or not lowers:
+        lowers = [farms.empty_root(context, layer), *lowers]
+    if read_only and len(lowers) < 2:
+        lowers.append(farms.empty_root(context, replace(layer, root_mode=0o700)))
+    target = context.mount_table.mount_point(layer.id)
+    options = {"context": label} if label else {}
+    kernel.mount_overlay(
+        lowers, upper, work, target, source=f"lading:{layer.id}", read_only=read_only, volatile=volatile,
+        options=options, abilities=context.abilities,
+    )  # fmt: skip
+    areas_used = [_area_of(context, path) for path in used]
+    return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=areas_used).path
+
+
+def _area_of(context: Context, path: Path) -> Path:
+    """The write area (``layers/ID/N``) that a path lies in."""
+    layer_id, number, *_ = path.relative_to(context.layout.layers).parts
+    return context.layout.layers / layer_id / number
+
+
+def _prepare_upper(layer: Layer, upper: Path) -> None:
+    """Make an upper directory whose root has the layer's own attributes."""
+    if upper.is_dir():
+        return
+    make_dir(upper)
+    os.chown(upper, layer.root_uid, layer.root_gid)
+    os.chmod(upper, layer.root_mode)
+
+
+def _fresh_folder(context: Context, folder: Path) -> None:
+    """Give overlay a scratch folder that no earlier mount has used."""
+    if folder.is_dir():
+        areas.discard(context, folder)
+    make_dir(folder)
+
+
+def _note_write_kind(context: Context, layer: Layer, kind: str) -> None:
+    """Record that a layer has a write area, before anything can be written to it."""
+    if layer.write_kind == kind:
+        return
+    with context.catalog.write("mount") as tx:
+        catalog_layers.update_layer(tx, replace(layers.get_in(tx.conn, layer.id), write_kind=kind))
+
+
+def _provide_tree(context: Context, layer: Layer) -> Path:
+    """Give a layer a writable tree of its own, or the one it has."""
+    area = areas.ensure(context, layer)
+    tree = area / "tree"
+    if layer.write_kind != "tree":
+        if tree.is_dir():
+            areas.discard(context, tree)
+        stack = views.stack(context, layer, live := views.LiveFiles(context.reader))
+        report = copy_tree(tree, with_root(layer, stack.tree()), live, as_root=os.geteuid() == 0)
+        write_stat_index(area / "index", report.index)
+        _note_write_kind(context, layer, "tree")
+    return context.mount_table.put(layer.id, tree, source="", areas=[area]).path
+
+
+def with_root(layer: Layer, tree: dict[bytes, Entry]) -> list[Entry]:
+    """A full tree as entries, sorted, with the layer's root attributes on its root."""
+    root = Entry(b"", PRESENT, Inode("d", layer.root_mode, layer.root_uid, layer.root_gid, 0))
+    if b"" in tree and (found := tree[b""].inode) is not None:
+        root = root._replace(inode=found._replace(mode=layer.root_mode, uid=layer.root_uid, gid=layer.root_gid))
+    rest = sorted((entry for entry in tree.values() if entry.path), key=lambda entry: component_key(entry.path))
+    return [root, *rest]
+
+
+def unmount(context: Context, ref: str, *, force: bool) -> bool:
+    """Give one mount back, or all."""
+    layer = _unmountable(context, ref)
+    if layer is None:
+        return True
+    with held(context, layer.id) as record:
+        if record is not None and record.count > 1 and not force:
+            context.mount_table.drop(layer.id)
+            return False
+        _detach(context, layer.id, record)
+        with context.catalog.read() as conn:
+            present = catalog_layers.get_layer(conn, layer.id)
+            built_upon = bool(catalog_layers.children(conn, layer.id) or catalog_layers.images_of_layer(conn, layer.id))
+        if present is not None and built_upon and context.writable:
+            sealing.seal_locked(context, layer.id)
+        return True
+
+
+def _unmountable(context: Context, ref: str) -> Layer | None:
+    """Resolve what is to be unmounted; an image means its top layer."""
+    try:
+        return _target(context, ref)[0]
+    except LayerUnknown:
+        try:
+            image: Image = images.get(context, ref)
+        except ImageUnknown:
+            raise LayerUnknown() from None
+    return layers.find(context, image.layer) if image.layer else None
+
+
+def _detach(context: Context, layer_id: str, record: MountRecord | None) -> None:
+    """Really unmount, whatever the count; nothing changes when somebody works in it.
+
+    Raises:
+        InUse: with the processes that do.
+    """
+    target = record.path if record is not None else context.mount_table.mount_point(layer_id)
+    if record is not None:
+        for area in record.areas:
+            if area.is_dir():
+                kernel.sync_filesystem(area)
+    if (record is None or record.source) and kernel.is_mounted(target):
+        kernel.unmount(target)
+    elif record is not None and not record.source:
+        holders = kernel.holders(target)
+        if holders:
+            raise InUse(f"{target} is in use by {', '.join(holders)}")
+    context.mount_table.remove(layer_id)
+
+
+def unmount_all(context: Context, layer_id: str) -> None:
+    """Unmount a layer that is about to be deleted; the caller holds its lock."""
+    record = context.mount_table.get(layer_id)
+    if record is not None or kernel.is_mounted(context.mount_table.mount_point(layer_id)):
+        _detach(context, layer_id, record)
+
+
+def mounted(context: Context, ref: str) -> int:
+    """Count the mounts of a layer or container."""
+    layer, _ = _target(context, ref)
+    record = context.mount_table.get(layer.id)
+    return record.count if record is not None else 0
+
+
+def mounts(context: Context) -> list[Mounted]:
+    """List everything mounted in this boot."""
+    return [Mounted(record.layer, record.path, record.count) for record in context.mount_table.records()]
+
+
+def checkout(context: Context, ref: str, destination: Path, *, progress: Progress | None) -> CheckoutReport:
+    """Write a layer's whole tree into a new folder."""
+    layer = _layer_of_any(context, ref)
+    with context.epochs.shared():
+        live = views.LiveFiles(context.reader)
+        tree = with_root(layer, views.stack(context, layer, live).tree())
+        report = copy_tree(destination, tree, live, as_root=os.geteuid() == 0, progress=progress)
+    return CheckoutReport(destination, report.files, report.bytes, tuple(report.warnings))
+
+
+def _layer_of_any(context: Context, ref: str) -> Layer:
+    """The layer that shows a record of any kind."""
+    try:
+        return _target(context, ref)[0]
+    except LayerUnknown:
+        image = images.find(context, ref)
+        if image is None:
+            raise
+        if not image.layer:
+            raise LayerUnknown(f"image {image.id} has no layer") from None
+        return layers.get(context, image.layer)
+
+
+def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
+    """Write a content's files through the mount point of a mounted layer."""
+    from lading.materialize.unpack import unpack
+
+    entries: Sequence[Entry] = entries_of(context, key)
+    unpack(record.path, entries, context.reader)
+
+

@@ -1,0 +1,193 @@
+"""Opening a store: what makes a folder a store, who may open it, and where this boot's state lies."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, Final
+
+from lading import config
+from lading.catalog.database import Catalog
+from lading.config import Settings
+from lading.errors import Corrupt, InvalidInput, LadingError, ReadOnly, Unsupported
+from lading.flows.context import Context
+from lading.objects.durable import make_dir, write_durably
+from lading.objects.layout import Layout
+from lading.values import printable
+
+#: Version of the on-disk format as a whole. A store with a higher one is not opened.
+FORMAT_VERSION: Final = 1
+
+#: Feature names this version knows, by what not knowing one would mean.
+KNOWN_INCOMPATIBLE: Final[frozenset[str]] = frozenset()
+KNOWN_READ_ONLY_COMPATIBLE: Final[frozenset[str]] = frozenset()
+
+#: Bytes kept aside so that deleting still works on a full disk.
+RESERVE_SIZE: Final = 8 << 20
+
+
+def open_context(root: Path, run: Path | None, driver: str, settings: Settings) -> Context:
+    """Open the store at a root, making it when there is none.
+
+    Args:
+        root: the store's folder; relative paths are taken from the current folder.
+        run: run root; None for the user's default.
+        driver: "overlay", "vfs" or empty; wins over the settings.
+        settings: how to work.
+
+    Raises:
+        InvalidInput: an unknown driver.
+        Unsupported: newer format, or a folder that belongs to another program.
+        ReadOnly: no store is there and none can be made.
+        Corrupt: the format marker cannot be read.
+    """
+    driver = driver or settings.driver
+    if driver not in ("", *config.DRIVERS):
+        raise InvalidInput(f"storage driver {printable(driver)!s}: driver not supported")
+    root = Path(os.path.abspath(root))
+    run_root = Path(os.path.abspath(run or config.default_roots(os.environ, os.geteuid())[1]))
+    layout = Layout(root)
+    marker = _read_marker(layout)
+    if marker is None:
+        _refuse_foreign(root)
+        marker = _make_store(layout)
+    may_write = _check_format(marker, root)
+    writable = may_write and os.access(root, os.W_OK) and not _read_only_filesystem(root)
+    if writable:
+        _make_folders(layout)
+    catalog = Catalog.open(
+        layout.catalog_db, layout.journal, layout.writer_lock, create=writable, read_only=not writable,
+        wait_s=settings.wait_s,
+    )  # fmt: skip
+    return Context(root, run_root, str(marker["id"]), catalog, settings, driver, writable)
+
+
+def _read_marker(layout: Layout) -> dict[str, Any] | None:
+    """Read the format marker; None when there is none."""
+    try:
+        text = layout.format_marker.read_bytes()
+    except FileNotFoundError:
+        return None
+    except NotADirectoryError as error:
+        raise InvalidInput(f"store {layout.root}: not a directory") from error
+    except PermissionError as error:
+        raise InvalidInput(f"store {layout.root}: permission denied") from error
+    try:
+        marker = json.loads(text)
+        if not isinstance(marker, dict) or not isinstance(marker["id"], str) or not isinstance(marker["version"], int):
+            raise ValueError("wrong shape")
+    except (ValueError, KeyError) as error:
+        raise Corrupt(f"store {layout.root}: the format marker {layout.format_marker.name} is damaged") from error
+    return marker
+
+
+def _check_format(marker: dict[str, Any], root: Path) -> bool:
+    """Tell whether a store of this format may be written.
+
+    Raises:
+        Unsupported: it may not even be read.
+    """
+    if marker["version"] > FORMAT_VERSION:
+        raise Unsupported(
+            f"store {root} has format {marker['version']}; this version of Lading reads up to {FORMAT_VERSION}: upgrade it"
+        )
+    unknown = set(marker.get("incompatible", ())) - KNOWN_INCOMPATIBLE
+    if unknown:
+        raise Unsupported(f"store {root} uses {printable(', '.join(sorted(unknown)))}: upgrade Lading to open it")
+    return not set(marker.get("read_only_compatible", ())) - KNOWN_READ_ONLY_COMPATIBLE
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Refuse a root that another program keeps its layers in."""
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return
+    except NotADirectoryError as error:
+        raise InvalidInput(f"store {root}: not a directory") from error
+    except PermissionError as error:
+        raise InvalidInput(f"store {root}: permission denied") from error
+    foreign = "libpod" in names or any(
+        name.endswith("-layers") and (root / name / "layers.json").exists() for name in names
+    )
+    if foreign:
+        raise Unsupported(f"{root} belongs to containers/storage; choose another root and use `lading import`")
+
+
+def _make_store(layout: Layout) -> dict[str, Any]:
+    """Make an empty store. The marker is written last: what has one is whole."""
+    marker = {
+        "version": FORMAT_VERSION, "id": os.urandom(16).hex(),
+        "compatible": [], "read_only_compatible": [], "incompatible": [],
+    }  # fmt: skip
+    try:
+        _make_folders(layout)
+        try:
+            write_durably(layout.format_marker, json.dumps(marker).encode() + b"\n", replace=False)
+        except FileExistsError:  # another process made the store at this moment
+            made = _read_marker(layout)
+            if made is not None:
+                return made
+            raise
+    except OSError as error:
+        raise _cannot_make(layout.root, error) from error
+    return marker
+
+
+def _cannot_make(root: Path, error: OSError) -> LadingError:
+    if error.errno == errno.EROFS:
+        return ReadOnly(f"store {root}: no store is there, and the filesystem is read-only")
+    return InvalidInput(f"store {root} cannot be made: {error.strerror}")
+
+
+def _make_folders(layout: Layout) -> None:
+    """Make the folders that are missing; all are the owner's alone."""
+    for folder in (layout.root, layout.objects, layout.packs, layout.staging, layout.journal, layout.cache, layout.layers):
+        if not folder.is_dir():
+            make_dir(folder)
+
+
+def _read_only_filesystem(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
+
+
+def claim_run_root(context: Context) -> None:
+    """Remember this boot's run root in the store, and refuse a second one.
+
+    Two run roots would mean two mount tables, each blind to what the other has mounted.
+
+    Raises:
+        InvalidInput: another run root is in use in this boot.
+    """
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    note = context.root / "run"
+    try:
+        known = json.loads(note.read_bytes())
+    except (FileNotFoundError, ValueError):
+        known = {}
+    if known.get("boot") == boot_id and known.get("run") != str(context.run_root):
+        other = Path(str(known.get("run")), context.store_id)
+        if other.is_dir() and any(other.iterdir()):
+            raise InvalidInput(
+                f"store {context.root} keeps its mounts of this boot in {known['run']}; give that as run root, or shut it down"
+            )
+    make_private(context.run)
+    if context.writable and known != {"boot": boot_id, "run": str(context.run_root)}:
+        write_durably(note, json.dumps({"boot": boot_id, "run": str(context.run_root)}).encode())
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only the user can enter, and refuse one that somebody else owns.
+
+    Raises:
+        InvalidInput: the folder exists and is not the user's own.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise InvalidInput(f"{folder} belongs to somebody else")
+    if found.st_mode & 0o077:
+        os.chmod(folder, 0o700)

@@ -1,0 +1,159 @@
+"""Layers as entries: what a layer changes, what its whole tree is, where the bytes come from.
+
+Sealed contents come from the catalog. A write area that is not sealed yet is walked; its files are then
+read from where they lie.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from lading import trees
+from lading.catalog import content as catalog_content
+from lading.errors import Corrupt
+from lading.flows import areas
+from lading.flows.context import Context
+from lading.materialize.beneath import open_beneath
+from lading.materialize.capture import Store, capture_tree, capture_upper
+from lading.materialize.copy import read_stat_index
+from lading.values import ContentSource, Entry, Layer, printable
+
+#: Bytes read at a time from a file of a write area.
+READ_SIZE: Final = 1 << 20
+
+Entries = Sequence[Entry]
+
+
+def capture(context: Context, layer: Layer, base: Mapping[bytes, Entry], store: Store) -> list[Entry]:
+    """Read a layer's write area as entries, sorted, the root's own first.
+
+    Args:
+        context: the store.
+        layer: whose area.
+        base: what a "tree" area was made from: the full tree without the area; unused for an "upper".
+        store: called with an open file and its size for each regular file; returns the digest.
+    """
+    area = areas.current(context, layer)
+    if layer.write_kind == "upper":
+        return capture_upper(area / "upper", store)
+    index = read_stat_index(area / "index")
+    return capture_tree(area / "tree", base, index, store, as_root=os.geteuid() == 0)
+
+
+class LiveFiles:
+    """Contents of files that lie in write areas, by digest; falls back to the store's objects."""
+
+    def __init__(self, objects: ContentSource) -> None:
+        self._objects = objects
+        self._files: dict[bytes, tuple[Path, str]] = {}
+
+    def store(self, root: Path) -> Store:
+        """Make a callback for a capture: hashes a file and remembers where it lies."""
+
+        def remember(descriptor: int, size: int) -> bytes:
+            del size
+            state = blake3()
+            while chunk := os.read(descriptor, READ_SIZE):
+                state.update(chunk)
+            digest = state.digest()
+            self._files[digest] = (root, os.readlink(f"/proc/self/fd/{descriptor}"))
+            return digest
+
+        return remember
+
+    def contents(self, digests: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+        """Hand out contents in order, from the areas or from objects."""
+        if not self._files:
+            yield from self._objects.contents(digests)
+            return
+        for digest in digests:
+            found = self._files.get(digest)
+            if found is None:
+                yield from self._objects.contents([digest])
+            else:
+                yield self._read(digest, *found)
+
+    def _read(self, digest: bytes, root: Path, path: str) -> Iterator[bytes]:
+        relative = os.fsencode(os.path.relpath(path, os.path.realpath(root)))
+        root_descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = open_beneath(root_descriptor, relative)
+        finally:
+            os.close(root_descriptor)
+        state = blake3()
+        try:
+            while chunk := os.read(descriptor, READ_SIZE):
+                state.update(chunk)
+                yield chunk
+        finally:
+            os.close(descriptor)
+        if state.digest() != digest:
+            raise Corrupt(f"{printable(relative)} was changed while it was read")
+
+
+@dataclass
+class Stack:
+    """A layer and its ancestors as contents, lowest first."""
+
+    own: list[Entries] = field(default_factory=list)  #: the layer's own contents, lowest first
+    below: list[Entries] = field(default_factory=list)  #: all contents of the ancestors, lowest first
+
+    def tree(self) -> dict[bytes, Entry]:
+        """The full tree, whole with the layer's own contents."""
+        return {entry.path: entry for entry in trees.flatten([*self.below, *self.own])}
+
+    def lower_tree(self) -> dict[bytes, Entry]:
+        """The full tree that the layer lies on."""
+        return {entry.path: entry for entry in trees.flatten(self.below)}
+
+    def changes(self) -> list[Entry]:
+        """The layer's own contents as one change set."""
+        return trees.stack_changes(self.own)
+
+
+def chain_of(context: Context, layer: Layer) -> list[Layer]:
+    """A layer and its ancestors, the layer first."""
+    from lading.flows import layers
+
+    with context.catalog.read() as conn:
+        return layers.chain(conn, layer)
+
+
+def stack(context: Context, layer: Layer, live: LiveFiles) -> Stack:
+    """Read a layer and its ancestors as contents, walking the write areas that are not sealed."""
+    result = Stack()
+    steps = list(reversed(chain_of(context, layer)))
+    for step in steps:
+        target = result.own if step is steps[-1] else result.below
+        target += sealed(context, step)
+        if step.write_kind:
+            target.append(_live(context, step, result, live))
+    return result
+
+
+def sealed(context: Context, layer: Layer) -> list[Entries]:
+    """A layer's sealed contents, lowest first."""
+    with context.catalog.read() as conn:
+        return [catalog_content.entries(conn, key) for key in layer.contents]
+
+
+def _live(context: Context, layer: Layer, so_far: Stack, live: LiveFiles) -> Entries:
+    base = so_far.tree() if layer.write_kind == "tree" else {}
+    area = areas.current(context, layer)
+    root = area / ("upper" if layer.write_kind == "upper" else "tree")
+    if not root.is_dir():
+        return []
+    return [entry for entry in capture(context, layer, base, live.store(root)) if entry.path]
+
+
+def base_tree(context: Context, layer: Layer) -> dict[bytes, Entry]:
+    """The full tree that a layer's write area lies on, its own sealed contents included."""
+    from dataclasses import replace
+
+    return stack(context, replace(layer, write_kind=""), LiveFiles(context.reader)).tree()
