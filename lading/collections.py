@@ -96,9 +96,7 @@ class Layers:
             expected=expected, progress=progress,
         )  # fmt: skip
 
-    def apply(
-        self, ref: str, stream: BinaryIO, *, expected: str = "", progress: Progress | None = None
-    ) -> Layer:
+    def apply(self, ref: str, stream: BinaryIO, *, expected: str = "", progress: Progress | None = None) -> Layer:
         """Apply a diff on top of what the layer holds.
 
         Raises:

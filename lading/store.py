@@ -176,9 +176,7 @@ class Store:
         """
         return mounting.checkout(self._context, ref, Path(destination), progress=progress)
 
-    def import_image(
-        self, source: str, *, names: Sequence[str] = (), progress: Progress | None = None
-    ) -> list[Image]:
+    def import_image(self, source: str, *, names: Sequence[str] = (), progress: Progress | None = None) -> list[Image]:
         """Import images with their layers, configs and manifests, byte for byte.
 
         Args:

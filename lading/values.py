@@ -75,8 +75,18 @@ def inode_key(inode: Inode) -> bytes:
     """
     parts = [
         _INODE_HEAD.pack(
-            ord(inode.type), inode.mode, inode.uid, inode.gid, inode.mtime_ns >> 64, inode.mtime_ns & _U64,
-            inode.size, inode.rdev, len(inode.digest), len(inode.target), len(inode.xattrs), len(inode.sparse),
+            ord(inode.type),
+            inode.mode,
+            inode.uid,
+            inode.gid,
+            inode.mtime_ns >> 64,
+            inode.mtime_ns & _U64,
+            inode.size,
+            inode.rdev,
+            len(inode.digest),
+            len(inode.target),
+            len(inode.xattrs),
+            len(inode.sparse),
         ),
         inode.digest,
         inode.target,

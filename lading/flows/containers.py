@@ -85,7 +85,10 @@ def create(
             base.layer if base is not None else "",
         )  # fmt: skip
         container = replace(
-            fresh, id=fresh.id or catalog_names.new_id(tx.conn, "container"), image=base.id if base else "", layer=layer.id
+            fresh,
+            id=fresh.id or catalog_names.new_id(tx.conn, "container"),
+            image=base.id if base else "",
+            layer=layer.id,
         )
         catalog_containers.create_container(tx, container)
         return container
@@ -119,14 +122,13 @@ def delete(context: Context, ref: str) -> None:
     if container is None:
         raise NotAContainer()
     context.need_writable()
-    with areas.released(context, [container.layer]):
-        with context.catalog.write("delete-container") as tx:
-            present = catalog_containers.get_container(tx.conn, container.id)
-            if present is None:
-                raise NotAContainer()
-            catalog_containers.delete_container(tx, present.id)
-            if catalog_layers.get_layer(tx.conn, present.layer) is not None:
-                catalog_layers.delete_layer(tx, present.layer)
+    with areas.released(context, [container.layer]), context.catalog.write("delete-container") as tx:
+        present = catalog_containers.get_container(tx.conn, container.id)
+        if present is None:
+            raise NotAContainer()
+        catalog_containers.delete_container(tx, present.id)
+        if catalog_layers.get_layer(tx.conn, present.layer) is not None:
+            catalog_layers.delete_layer(tx, present.layer)
     for folder in (_directory(context, container.id).parent, _run_directory(context, container.id).parent):
         if folder.is_dir():
             areas.discard(context, folder) if folder.is_relative_to(context.root) else shutil.rmtree(folder)

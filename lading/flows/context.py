@@ -32,7 +32,14 @@ class Context:
     """An open store, taken apart. Heavy parts are made on first use: most commands need few of them."""
 
     def __init__(
-        self, root: Path, run_root: Path, store_id: str, catalog: Catalog, settings: Settings, driver: str, writable: bool
+        self,
+        root: Path,
+        run_root: Path,
+        store_id: str,
+        catalog: Catalog,
+        settings: Settings,
+        driver: str,
+        writable: bool,
     ) -> None:
         self.root = root
         self.run_root = run_root
@@ -53,7 +60,7 @@ class Context:
 
     @cached_property
     def driver(self) -> str:
-        """"overlay" or "vfs": what was asked for, else what works here."""
+        """ "overlay" or "vfs": what was asked for, else what works here."""
         if self._wanted_driver:
             return self._wanted_driver
         return "overlay" if self.abilities.overlay else "vfs"

@@ -203,16 +203,15 @@ def delete(context: Context, ref: str, *, dry_run: bool) -> list[str]:
     if dry_run:
         return doomed
     context.need_writable()
-    with areas.released(context, doomed):
-        with context.catalog.write("delete-image") as tx:
-            present = catalog_images.get_image(tx.conn, image.id)
-            if present is None:
-                raise NotAnImage()
-            refuse_used(tx.conn, present)
-            still = [layer_id for layer_id in doomed_layers(tx.conn, present) if layer_id in doomed]
-            catalog_images.delete_image(tx, present.id)
-            for layer_id in still:
-                catalog_layers.delete_layer(tx, layer_id)
+    with areas.released(context, doomed), context.catalog.write("delete-image") as tx:
+        present = catalog_images.get_image(tx.conn, image.id)
+        if present is None:
+            raise NotAnImage()
+        refuse_used(tx.conn, present)
+        still = [layer_id for layer_id in doomed_layers(tx.conn, present) if layer_id in doomed]
+        catalog_images.delete_image(tx, present.id)
+        for layer_id in still:
+            catalog_layers.delete_layer(tx, layer_id)
     return still
 
 

@@ -86,7 +86,9 @@ class RecipeSink:
 
 
 @contextmanager
-def ingesting(context: Context, raw: BinaryIO, *, expected: str = "", progress: Progress | None = None) -> Iterator[Ingested]:
+def ingesting(
+    context: Context, raw: BinaryIO, *, expected: str = "", progress: Progress | None = None
+) -> Iterator[Ingested]:
     """Store a diff's bytes and hidden rows; hold the epoch lock for the caller's commit.
 
     Args:
@@ -130,7 +132,14 @@ def _ingest(context: Context, source: InputStream, expected: str, epoch: int) ->
 
 
 def store_content(
-    context: Context, packs: Sequence[PackContents], *, epoch: int, diff_id: str | None, size: int, recipe: bytes, tar: TarSummary
+    context: Context,
+    packs: Sequence[PackContents],
+    *,
+    epoch: int,
+    diff_id: str | None,
+    size: int,
+    recipe: bytes,
+    tar: TarSummary,
 ) -> int:
     """Record published packs and a content's hidden rows.
 

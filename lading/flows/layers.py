@@ -234,10 +234,9 @@ def delete_unchecked(context: Context, layer_id: str) -> None:
 
 def _delete(context: Context, layer_id: str, *, checked: bool) -> None:
     context.need_writable()
-    with areas.released(context, [layer_id]):
-        with context.catalog.write("delete-layer") as tx:
-            if catalog_layers.get_layer(tx.conn, layer_id) is None:
-                raise NotALayer()
-            if checked:
-                refuse_used(tx.conn, layer_id)
-            catalog_layers.delete_layer(tx, layer_id)
+    with areas.released(context, [layer_id]), context.catalog.write("delete-layer") as tx:
+        if catalog_layers.get_layer(tx.conn, layer_id) is None:
+            raise NotALayer()
+        if checked:
+            refuse_used(tx.conn, layer_id)
+        catalog_layers.delete_layer(tx, layer_id)

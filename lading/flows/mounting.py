@@ -90,7 +90,9 @@ def _mount(context: Context, layer_id: str, label: str, *, read_only: bool, vola
             return context.mount_table.add(layer_id).path
         context.need_writable()
         layer = layers.get(context, layer_id)
-        wanted = "" if read_only and context.driver == "overlay" else ("upper" if context.driver == "overlay" else "tree")
+        wanted = (
+            "" if read_only and context.driver == "overlay" else ("upper" if context.driver == "overlay" else "tree")
+        )
         if layer.write_kind not in ("", wanted):
             layer = sealing.seal_locked(context, layer_id)
         with context.epochs.shared():
@@ -281,5 +283,3 @@ def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
 
     entries: Sequence[Entry] = entries_of(context, key)
     unpack(record.path, entries, context.reader)
-
-

@@ -145,7 +145,15 @@ def _cannot_make(root: Path, error: OSError) -> LadingError:
 
 def _make_folders(layout: Layout) -> None:
     """Make the folders that are missing; all are the owner's alone."""
-    for folder in (layout.root, layout.objects, layout.packs, layout.staging, layout.journal, layout.cache, layout.layers):
+    for folder in (
+        layout.root,
+        layout.objects,
+        layout.packs,
+        layout.staging,
+        layout.journal,
+        layout.cache,
+        layout.layers,
+    ):
         if not folder.is_dir():
             make_dir(folder)
 

@@ -1,0 +1,5 @@
+"""``python -m lading.cli``."""
+
+from lading.cli.main import main
+
+main()

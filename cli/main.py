@@ -1,0 +1,248 @@
+"""The command ``lading``: its table of commands, and the frame in which each one runs."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from types import FrameType
+from typing import Any, Final, NoReturn
+
+import click
+
+from lading.cli.parse import FAILURE, OptionError, normalise
+from lading.cli.session import Session, StoreNotOpened, check_progress, global_options
+from lading.errors import LadingError
+from lading.values import printable
+
+#: Command, and the module and attribute that hold it. Modules are loaded for the command asked for alone.
+COMMANDS: Final[dict[str, str]] = {
+    "add-names": "names:add_names",
+    "applydiff": "diffs:applydiff",
+    "changes": "diffs:changes",
+    "check": "upkeep:check",
+    "checkout": "mounts:checkout",
+    "container": "containers:container",
+    "containers": "containers:containers",
+    "create-container": "containers:create_container",
+    "create-image": "images:create_image",
+    "create-layer": "layers:create_layer",
+    "delete": "names:delete",
+    "delete-container": "containers:delete_container",
+    "delete-image": "images:delete_image",
+    "delete-layer": "layers:delete_layer",
+    "diff": "diffs:diff",
+    "diffsize": "diffs:diffsize",
+    "exists": "names:exists",
+    "gc": "upkeep:gc",
+    "get-container-data": "data:get_container_data",
+    "get-container-data-digest": "data:get_container_data_digest",
+    "get-container-data-size": "data:get_container_data_size",
+    "get-container-dir": "containers:get_container_dir",
+    "get-container-run-dir": "containers:get_container_run_dir",
+    "get-image-data": "data:get_image_data",
+    "get-image-data-digest": "data:get_image_data_digest",
+    "get-image-data-size": "data:get_image_data_size",
+    "get-layer-data": "data:get_layer_data",
+    "get-names": "names:get_names",
+    "image": "images:image",
+    "images": "images:images",
+    "images-by-digest": "images:images_by_digest",
+    "import": "ours:import_",
+    "import-layer": "layers:import_layer",
+    "layer": "layers:layer",
+    "layers": "layers:layers",
+    "list-container-data": "data:list_container_data",
+    "list-image-data": "data:list_image_data",
+    "list-layer-data": "data:list_layer_data",
+    "metadata": "names:metadata",
+    "mount": "mounts:mount",
+    "mounted": "mounts:mounted",
+    "remove-names": "names:remove_names",
+    "seal": "ours:seal",
+    "set-container-data": "data:set_container_data",
+    "set-image-data": "data:set_image_data",
+    "set-layer-data": "data:set_layer_data",
+    "set-metadata": "names:set_metadata",
+    "set-names": "names:set_names",
+    "shutdown": "upkeep:shutdown",
+    "sql": "ours:sql",
+    "status": "upkeep:status",
+    "balance": "ours:balance",
+    "unmount": "mounts:unmount",
+    "version": "upkeep:version",
+    "wipe": "upkeep:wipe",
+}
+
+#: Other spellings.
+ALIASES: Final[dict[str, str]] = {
+    "apply-diff": "applydiff",
+    "diff-size": "diffsize",
+    "umount": "unmount",
+    **{
+        name.replace("-", ""): name
+        for name in COMMANDS
+        if name.startswith(("add-", "create-", "delete-", "get-", "import-", "list-", "remove-", "set-"))
+    },
+}
+
+#: What ``lading --help`` shows, by what people want to do.
+SECTIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("Images in, trees out", ("import", "mount", "unmount", "mounted", "checkout")),
+    ("Layers", ("create-layer", "import-layer", "applydiff", "diff", "changes", "diffsize", "layers", "layer", "seal", "delete-layer")),
+    ("Images", ("create-image", "images", "image", "images-by-digest", "delete-image")),
+    ("Containers", ("create-container", "containers", "container", "get-container-dir", "get-container-run-dir", "delete-container")),
+    ("Names and metadata", ("exists", "get-names", "add-names", "set-names", "remove-names", "metadata", "set-metadata", "delete")),
+    ("Data", tuple(name for name in COMMANDS if name.endswith("-data") or "-data-" in name)),
+    ("Questions and upkeep", ("sql", "balance", "status", "version", "check", "gc", "shutdown", "wipe")),
+)  # fmt: skip
+
+
+class Lading(click.Group):
+    """The group: commands are loaded when asked for, options end at the command."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of all commands, sorted."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Load a command by its name or another spelling."""
+        place = COMMANDS.get(ALIASES.get(cmd_name, cmd_name))
+        if place is None:
+            return None
+        module, _, attribute = place.partition(":")
+        command: click.Command = getattr(importlib.import_module(f"lading.cli.{module}"), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Show the commands by section, a line each."""
+        for title, names in SECTIONS:
+            with formatter.section(title):
+                rows = []
+                for name in names:
+                    command = self.get_command(ctx, name)
+                    assert command is not None
+                    rows.append((name, command.get_short_help_str(80)))
+                formatter.write_dl(rows)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the command."""
+        if args and args[0] in ("--help", "-h", "-help"):
+            click.echo(self.get_help(ctx))
+            ctx.exit(0 if args[0] == "--help" else FAILURE)
+        options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
+        try:
+            flags, rest = normalise(args, options)
+        except OptionError as error:
+            click.echo(f"{error}\nSee '{ctx.info_name} --help'.", err=True)
+            ctx.exit(FAILURE)
+        if not rest:
+            click.echo(self.get_help(ctx))
+            ctx.exit(FAILURE)
+        if self.get_command(ctx, rest[0]) is None:
+            click.echo(f"{printable(rest[0])}: unrecognized command.")
+            ctx.exit(FAILURE)
+        return super().parse_args(ctx, [*flags, *rest])
+
+
+def _start(ctx: click.Context, **values: Any) -> None:
+    session = Session()
+    session.take(values)
+    check_progress(session.progress)
+    ctx.obj = session
+    ctx.call_on_close(session.close)
+
+
+cli = Lading(
+    "lading",
+    callback=click.pass_context(_start),
+    params=list(global_options(hidden=False)),
+    help="Store the layers, images and containers of container engines.",
+    add_help_option=False,
+    context_settings={"help_option_names": ["--help"]},
+)
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived; unwinds like a keyboard interrupt."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and exit with its status: 0, 1 for any failure, 125 for a wrong option."""
+    signal.signal(signal.SIGTERM, _terminate)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    sys.exit(run(words))
+
+
+def run(words: list[str]) -> int:
+    """Run the command with these words.
+
+    Returns:
+        The exit status.
+    """
+    _write_utf8()
+    try:
+        status = cli.main(words, prog_name="lading", standalone_mode=False)
+        sys.stdout.flush()
+        return int(status or 0)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except StoreNotOpened as error:
+        return _fail(f"error initializing: {error}", words, to_stdout=True)
+    except LadingError as error:
+        return _fail(str(error), words)
+    except click.ClickException as error:
+        return _fail(error.format_message(), words)
+    except BrokenPipeError:
+        _drop_stdout()
+        return FAILURE
+    except (KeyboardInterrupt, click.Abort):
+        _fail("interrupted", words)
+        return 130
+    except Terminated:
+        _fail("terminated", words)
+        return 143
+    except OSError as error:
+        return _fail(_os_words(error), words)
+
+
+def _fail(message: str, words: list[str], *, to_stdout: bool = False) -> int:
+    """Print one line; with ``--debug`` the traceback before it."""
+    if "--debug" in words or "-D" in words:
+        traceback.print_exc()
+    stream = sys.stdout if to_stdout else sys.stderr
+    try:
+        stream.write(message + "\n")
+        stream.flush()
+    except BrokenPipeError:
+        _drop_stdout()
+    return FAILURE
+
+
+def _os_words(error: OSError) -> str:
+    """What the operating system refused, with the path it was about."""
+    what = f"{printable(os.fsencode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{what}{(error.strerror or str(error)).lower()}"
+
+
+def _write_utf8() -> None:
+    """Names are UTF-8 whatever the locale says; a script's bytes must not depend on it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(encoding="utf-8", errors="backslashreplace")
+
+
+def _drop_stdout() -> None:
+    """Keep the interpreter from writing to a closed pipe once more at its end."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    os.close(null)
