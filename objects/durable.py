@@ -1,0 +1,216 @@
+"""Bytes onto stable storage: staging, syncing, publishing. The only place that does it.
+
+An fsync that failed is final: the kernel may have dropped the pages, so the file is thrown away and its
+writer told. Nothing is published that was not synced, and nothing counts as published before its folder
+was synced, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from lading.errors import Full, LadingError, ReadOnly
+
+_RENAME_NOREPLACE: Final = 1
+_AT_FDCWD: Final = -100
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def translated(error: OSError, path: Path | str) -> OSError | LadingError:
+    """Give an operating system's refusal its meaning; others are handed back as they are."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Full(f"{path}: {os.strerror(error.errno).lower()}; free some, or run gc")
+    if error.errno == errno.EFBIG:
+        return Full(f"{path}: {os.strerror(errno.EFBIG).lower()}")
+    if error.errno == errno.EROFS:
+        return ReadOnly(f"{path}: {os.strerror(errno.EROFS).lower()}")
+    return error
+
+
+@contextmanager
+def translating(path: Path | str) -> Iterator[None]:
+    """Translate what the operating system refuses inside the block."""
+    try:
+        yield
+    except OSError as error:
+        meaning = translated(error, path)
+        if meaning is error:
+            raise
+        raise meaning from error
+
+
+def fsync_dir(folder: Path) -> None:
+    """Put a folder's names onto stable storage."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_dir(folder: Path) -> None:
+    """Make a folder, and its parents, durably; each is the owner's alone.
+
+    An existing folder is left as it is.
+    """
+    missing = []
+    step = folder
+    while not step.is_dir():
+        missing.append(step)
+        step = step.parent
+    with translating(folder):
+        for step in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(step, 0o700)
+                os.chmod(step, 0o700)
+            fsync_dir(step)
+            fsync_dir(step.parent)
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename without replacing.
+
+    Raises:
+        FileExistsError: the target is there.
+    """
+    result = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    if result == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS):  # a filesystem or kernel without the flag: files can be linked
+        os.link(source, target)
+        os.unlink(source)
+        return
+    raise OSError(code, os.strerror(code), str(target))
+
+
+def publish(staged: Path, final: Path) -> bool:
+    """Give a synced file its final name and make that durable.
+
+    Returns:
+        False when the name was taken; the staged file is then removed.
+    """
+    with translating(final):
+        make_dir(final.parent)
+        try:
+            rename_new(staged, final)
+        except FileExistsError:
+            os.unlink(staged)
+            return False
+        fsync_dir(final.parent)
+    return True
+
+
+def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a small file so that it is either whole or as it was.
+
+    Raises:
+        FileExistsError: it is there and ``replace`` is false.
+    """
+    temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    with translating(path):
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                write_all(descriptor, data)
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if replace:
+                os.rename(temporary, path)
+            else:
+                rename_new(temporary, path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
+        fsync_dir(path.parent)
+
+
+def write_all(descriptor: int, data: bytes | memoryview) -> None:
+    """Write every byte; a short write goes on where it stopped."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+class Staging:
+    """A folder of one writer's unfinished files; what lies in it after a crash is debris.
+
+    Whoever can take a folder's lock owns what is in it.
+    """
+
+    def __init__(self, parent: Path) -> None:
+        """Make the folder and take its lock."""
+        self.path = parent / os.urandom(16).hex()
+        with translating(parent):
+            os.mkdir(self.path, 0o700)
+            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def new_file(self, suffix: str = "") -> tuple[Path, int]:
+        """Make an empty file.
+
+        Returns:
+            Its path and a descriptor for reading and writing; the caller closes it.
+        """
+        path = self.path / f"{os.urandom(16).hex()}{suffix}"
+        with translating(path):
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            return path, os.open(path, flags, 0o600)
+
+    def close(self) -> None:
+        """Remove the folder and what is left in it."""
+        if self._lock < 0:
+            return
+        _remove(self.path)
+        os.close(self._lock)
+        self._lock = -1
+
+
+def _remove(folder: Path) -> int:
+    """Remove a staging folder's files; trees in it are left to ``clean_staging``'s caller."""
+    freed = 0
+    for item in list(os.scandir(folder)):
+        if item.is_dir(follow_symlinks=False):
+            continue
+        freed += item.stat(follow_symlinks=False).st_size
+        os.unlink(item.path)
+    with contextlib.suppress(OSError):  # a tree that could not be removed keeps the folder; gc tries again
+        os.rmdir(folder)
+    return freed
+
+
+def debris(parent: Path) -> Iterator[tuple[Path, int]]:
+    """Find staging folders whose owner is gone.
+
+    Yields:
+        Folder and the descriptor that holds its lock; closed when the iteration goes on.
+    """
+    try:
+        names = sorted(os.listdir(parent))
+    except FileNotFoundError:
+        return
+    for name in names:
+        folder = parent / name
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(lock)
+            continue
+        try:
+            yield folder, lock
+        finally:
+            os.close(lock)

@@ -1,0 +1,131 @@
+"""Epochs: how a collection knows that nobody relies on what it removes.
+
+Every operation that relies on objects holds a shared lock on the newest epoch's file, taken before it looks
+anything up. A collection condemns garbage, opens the next epoch, and removes what was condemned once it
+gets the old epoch's file alone. Locks die with their owner.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from lading.objects.durable import fsync_dir
+
+_PREFIX: Final = "epoch."
+
+
+class Epochs:
+    """The epochs of one store, as lock files ``epoch.N`` in its objects folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def numbers(self) -> list[int]:
+        """Epochs whose file is there, oldest first."""
+        names = [name.removeprefix(_PREFIX) for name in os.listdir(self._folder) if name.startswith(_PREFIX)]
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def current(self) -> int:
+        """The newest epoch; 0 before the first operation."""
+        return max(self.numbers(), default=0)
+
+    @contextmanager
+    def shared(self) -> Iterator[int]:
+        """Hold the newest epoch.
+
+        Returns:
+            Its number.
+
+        Concurrency: never waits for long; a collection only ever tries for the lock.
+        """
+        number, descriptor = self._join()
+        try:
+            yield number
+        finally:
+            os.close(descriptor)
+
+    def _join(self) -> tuple[int, int]:
+        while True:
+            number = self.current()
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+            try:
+                descriptor = os.open(self._path(number), flags)
+            except FileNotFoundError:
+                try:
+                    descriptor = os.open(self._path(number), flags | os.O_CREAT, 0o600)
+                except OSError:
+                    if os.access(self._folder, os.W_OK):
+                        raise
+                    # Nothing can be collected from a store that cannot be written: there is nothing to hold.
+                    return number, os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            # Retired or superseded while we waited: the lock would protect nothing.
+            if self._is_live(descriptor, number) and self.current() == number:
+                return number, descriptor
+            os.close(descriptor)
+
+    def _is_live(self, descriptor: int, number: int) -> bool:
+        try:
+            named = os.stat(self._path(number), follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        held = os.fstat(descriptor)
+        return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
+
+    def advance(self) -> int:
+        """Open the next epoch, durably.
+
+        Returns:
+            Its number. Operations that start from now on hold it.
+        """
+        while True:
+            number = self.current() + 1
+            try:
+                os.close(os.open(self._path(number), os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+            except FileExistsError:
+                continue
+            fsync_dir(self._folder)
+            return number
+
+    def retired(self) -> int:
+        """Tell up to which epoch nobody holds a lock any more, removing those files.
+
+        Returns:
+            The highest number N below the current one such that no operation holds N or an older epoch;
+            0 when there is none.
+        """
+        done = 0
+        numbers = self.numbers()
+        if not numbers:
+            return 0
+        for number in numbers[:-1]:
+            if not self._retire(number):
+                return done
+            done = number
+        return numbers[-1] - 1
+
+    def _retire(self, number: int) -> bool:
+        try:
+            descriptor = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        else:
+            # Removed while held: whoever waits for it sees that its file has gone, and joins the newest.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path(number))
+            return True
+        finally:
+            os.close(descriptor)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{_PREFIX}{number}"

@@ -1,0 +1,81 @@
+"""One frame: up to ``FRAME_SIZE`` plain bytes, stored with zstd or raw where zstd does not help."""
+
+from __future__ import annotations
+
+import threading
+from typing import Final
+
+import pyzstd
+
+from lading.errors import Corrupt
+from lading.values import CODEC_RAW, CODEC_ZSTD, FRAME_SIZE
+
+#: zstd level of new objects: see docs/benchmarks.md for what other levels give.
+DEFAULT_LEVEL: Final = 3
+
+#: A frame is kept raw unless zstd saves at least one byte in this many.
+GAIN: Final = 50
+
+_local = threading.local()
+
+
+def _compressor(level: int) -> pyzstd.ZstdCompressor:
+    """This thread's compressor: making one costs more than compressing a small frame."""
+    compressors: dict[int, pyzstd.ZstdCompressor] | None = getattr(_local, "compressors", None)
+    if compressors is None:
+        compressors = _local.compressors = {}
+    if level not in compressors:
+        compressors[level] = pyzstd.ZstdCompressor(level)
+    return compressors[level]
+
+
+def compress(data: bytes | memoryview, level: int) -> tuple[int, bytes]:
+    """Encode a frame.
+
+    Args:
+        data: at most ``FRAME_SIZE`` plain bytes.
+        level: zstd level.
+
+    Returns:
+        The codec and the stored bytes.
+
+    Concurrency: any thread; each keeps a compressor, because making one costs more than a small frame.
+    """
+    stored = _compressor(level).compress(data, pyzstd.ZstdCompressor.FLUSH_FRAME)
+    if len(stored) + len(data) // GAIN >= len(data):
+        return CODEC_RAW, bytes(data)
+    return CODEC_ZSTD, stored
+
+
+def decompress(codec: int, stored: bytes | memoryview, size: int) -> bytes:
+    """Decode a frame.
+
+    Args:
+        codec: CODEC_RAW or CODEC_ZSTD.
+        stored: the frame, whole.
+        size: plain bytes it must give, at most ``FRAME_SIZE``.
+
+    Raises:
+        Corrupt: the frame is cut, damaged, or gives another number of bytes.
+    """
+    if codec == CODEC_RAW:
+        data = bytes(stored)
+    elif codec == CODEC_ZSTD and size <= FRAME_SIZE:
+        # The limit is one byte more than wanted: a frame that gives more is caught, not expanded.
+        decompressor = pyzstd.ZstdDecompressor()
+        try:
+            data = decompressor.decompress(stored, size + 1)
+        except pyzstd.ZstdError as error:
+            raise Corrupt(f"frame cannot be decompressed: {error}") from error
+        if not decompressor.eof or decompressor.unused_data:
+            raise Corrupt("frame does not end where it should")
+    else:
+        raise Corrupt(f"frame has unknown codec {codec} or size {size}")
+    if len(data) != size:
+        raise Corrupt(f"frame gives {len(data)} bytes instead of {size}")
+    return data
+
+
+def compress_frame(data: bytes | memoryview, level: int) -> bytes:
+    """Encode a frame of an object that has several: always zstd, so that one codec serves them all."""
+    return _compressor(level).compress(data, pyzstd.ZstdCompressor.FLUSH_FRAME)

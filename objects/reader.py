@@ -1,0 +1,228 @@
+"""Reading objects: look up in batches, read neighbours in one go, decompress and verify ahead of the caller.
+
+Every object is hashed before, or while, its bytes are handed on: wrong bytes end in ``DigestMismatch``,
+which names the object. A pack that a repack has replaced meanwhile is looked up once more.
+"""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Final
+
+from blake3 import blake3
+
+from lading.errors import Corrupt
+from lading.objects.backend import PackBackend, PackMissing
+from lading.objects.frame import decompress
+from lading.objects.pack import frames_of
+from lading.values import FRAME_SIZE, Location
+
+#: Digests that are looked up together.
+LOOKUP: Final = 512
+
+#: Plain bytes of the objects that are read as one task.
+TASK_SIZE: Final = 4 << 20
+
+#: Stored bytes that are read and thrown away rather than read in two goes.
+GAP_SIZE: Final = 32 << 10
+
+Locate = Callable[[Sequence[bytes]], Mapping[bytes, Location]]
+
+
+class DigestMismatch(Corrupt):
+    """An object's bytes are not what its name says."""
+
+    def __init__(self, digest: bytes, why: str) -> None:
+        super().__init__(f"object {digest.hex()}: {why}")
+        self.digest = digest
+
+
+class ObjectReader:
+    """Reads objects wherever they lie. See ``values.ContentSource``.
+
+    Memory: at most ``workers + 2`` tasks of ``TASK_SIZE`` are in flight.
+    Concurrency: safe from several threads; each iteration belongs to one.
+    """
+
+    def __init__(self, backend: PackBackend, locate: Locate, *, workers: int = 2) -> None:
+        self._backend = backend
+        self._locate = locate
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, "lading-read")
+
+    def contents(self, digests: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+        """Open many objects, in order; see ``values.ContentSource.contents``."""
+        tasks: deque[tuple[list[Location], Future[list[bytes]] | None]] = deque()
+        for group in self._groups(digests):
+            large = len(group) == 1 and group[0].size > FRAME_SIZE
+            tasks.append((group, None if large else self._pool.submit(self._load, group)))
+            if len(tasks) > self._workers + 1:
+                yield from self._take(*tasks.popleft())
+        while tasks:
+            yield from self._take(*tasks.popleft())
+
+    def _take(self, group: list[Location], task: Future[list[bytes]] | None) -> Iterator[Iterator[bytes]]:
+        if task is None:
+            yield self._stream(group[0])
+        else:
+            for data in task.result():
+                yield iter((data,))
+
+    def _groups(self, digests: Iterable[bytes]) -> Iterator[list[Location]]:
+        """Look digests up in batches and group them into tasks; an object of several frames is alone."""
+        source = iter(digests)
+        while wanted := list(islice(source, LOOKUP)):
+            found = self._find(wanted)
+            group: list[Location] = []
+            size = 0
+            for digest in wanted:
+                location = found[digest]
+                if group and (size + location.size > TASK_SIZE or location.size > FRAME_SIZE):
+                    yield group
+                    group, size = [], 0
+                if location.size > FRAME_SIZE:
+                    yield [location]
+                    continue
+                group.append(location)
+                size += location.size
+            if group:
+                yield group
+
+    def _find(self, digests: Sequence[bytes]) -> Mapping[bytes, Location]:
+        found = self._locate(digests)
+        for digest in digests:
+            if digest not in found:
+                raise DigestMismatch(digest, "is in no pack")
+        return found
+
+    def _load(self, group: list[Location]) -> list[bytes]:
+        """Read, decompress and verify objects of one frame each."""
+        try:
+            return self._load_once(group)
+        except PackMissing:
+            found = self._find([location.digest for location in group])
+            return self._load_once([found[location.digest] for location in group])
+
+    def _load_once(self, group: list[Location]) -> list[bytes]:
+        result: dict[bytes, bytes] = {}
+        for span in _spans(sorted(set(group), key=lambda location: (location.pack, location.offset))):
+            start = span[0].offset
+            size = span[-1].offset + span[-1].stored_size - start
+            try:
+                raw = memoryview(self._backend.read(span[0].pack, start, size))
+            except PackMissing:
+                raise
+            except Corrupt as error:
+                raise DigestMismatch(span[-1].digest, str(error)) from error
+            for location in span:
+                begin = location.offset - start
+                stored = raw[begin : begin + location.stored_size]
+                result[location.digest] = _checked(location, stored)
+        return [result[location.digest] for location in group]
+
+    def _stream(self, location: Location) -> Iterator[bytes]:
+        """Read a large object frame by frame, decompressing ahead."""
+        state = blake3()
+        tasks: deque[Future[bytes]] = deque()
+        frames = iter(frames_of(location))
+        for frame in islice(frames, self._workers):
+            tasks.append(self._pool.submit(self._frame, location, *frame))
+        while tasks:
+            data = tasks.popleft().result()
+            state.update(data)
+            for frame in islice(frames, 1):
+                tasks.append(self._pool.submit(self._frame, location, *frame))
+            if not tasks and state.digest() != location.digest:  # before the last bytes are handed on
+                raise DigestMismatch(location.digest, "has other bytes than it should")
+            yield data
+
+    def _frame(self, location: Location, offset: int, stored_size: int, size: int) -> bytes:
+        try:
+            raw = self._backend.read(location.pack, offset, stored_size)
+        except PackMissing:
+            moved = self._find([location.digest])[location.digest]
+            raw = self._backend.read(moved.pack, moved.offset + offset - location.offset, stored_size)
+        try:
+            return decompress(location.codec, raw, size)
+        except Corrupt as error:
+            raise DigestMismatch(location.digest, str(error)) from error
+
+    def read(self, digest: bytes) -> bytes:
+        """Read a whole object into memory."""
+        return b"".join(next(self.contents([digest])))
+
+    def read_range(self, digest: bytes, offset: int, size: int) -> bytes:
+        """Read a part of an object; only the frames that hold it are read, so the digest is not verified.
+
+        Returns:
+            The bytes from ``offset`` on, fewer than ``size`` at the object's end.
+        """
+        location = self._find([digest])[digest]
+        parts = []
+        position = 0
+        for frame_offset, stored_size, plain_size in frames_of(location):
+            if position < offset + size and offset < position + plain_size:
+                data = self._frame(location, frame_offset, stored_size, plain_size)
+                parts.append(data[max(0, offset - position) : offset + size - position])
+            position += plain_size
+        return b"".join(parts)
+
+    def open(self, digest: bytes) -> io.BufferedReader:
+        """Open an object as a file, not seekable; it verifies when the end is read."""
+        return io.BufferedReader(_Chunks(next(self.contents([digest]))))
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _Chunks(io.RawIOBase):
+    """A file over an iterator of chunks."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            try:
+                self._rest = memoryview(next(self._chunks))
+            except StopIteration:
+                return 0
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
+
+
+def _spans(locations: list[Location]) -> Iterator[list[Location]]:
+    """Group neighbours that are worth reading in one go."""
+    span: list[Location] = []
+    for location in locations:
+        if span:
+            last = span[-1]
+            gap = location.offset - last.offset - last.stored_size
+            if location.pack != last.pack or gap > GAP_SIZE or location.offset - span[0].offset > TASK_SIZE:
+                yield span
+                span = []
+        span.append(location)
+    if span:
+        yield span
+
+
+def _checked(location: Location, stored: memoryview) -> bytes:
+    """Decompress a frame and compare its digest."""
+    try:
+        data = decompress(location.codec, stored, location.size)
+    except Corrupt as error:
+        raise DigestMismatch(location.digest, str(error)) from error
+    if blake3(data).digest() != location.digest:
+        raise DigestMismatch(location.digest, "has other bytes than it should")
+    return data
