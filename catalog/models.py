@@ -37,13 +37,22 @@ class Meta(Table):
 
 
 class Pack(Table):
-    """A published pack file."""
+    """A published pack file.
+
+    ``epoch`` is the one its writer held. Until a collection has looked at the pack after that epoch ended
+    (``settled``), some of its objects may have been written for nothing. ``payload`` is the stored size of
+    all objects it was written with; the rest of ``size`` is head, index and footer.
+    """
 
     name = TextField(unique=True)
     size = BigIntegerField()
+    payload = BigIntegerField()
+    epoch = BigIntegerField(default=0)
+    settled = IntegerField(default=0)
 
     class Meta:
         table_name = "pack"
+        indexes = (SQL("CREATE INDEX pack_unsettled ON pack (epoch) WHERE NOT settled"),)
 
 
 class Object(Table):
@@ -120,6 +129,7 @@ class Content(Table):
 
     class Meta:
         table_name = "content"
+        indexes = (SQL("CREATE INDEX content_hidden ON content (state, epoch) WHERE state <> 'ready'"),)
 
 
 class Entry(Table):
@@ -202,6 +212,7 @@ class Image(Table):
 
     class Meta:
         table_name = "image"
+        indexes = (SQL("CREATE INDEX image_mapped ON image (seq) WHERE mapped_layers <> '[]'"),)
 
 
 class Container(Table):
@@ -305,6 +316,15 @@ class ContainerData(Table):
         without_rowid = True
 
 
+class Suspect(Table):
+    """An object that lost a reference: the next collection looks whether it was the last."""
+
+    object_id = IntegerField(primary_key=True)
+
+    class Meta:
+        table_name = "suspect"
+
+
 class Event(Table):
     """The audit log: one row per change of a record. States are JSON, without argument values."""
 
@@ -336,5 +356,5 @@ class CacheEntry(Table):
 
 TABLES: Final[tuple[type[Table], ...]] = (
     Meta, Pack, Object, Path, Inode, Content, Entry, Layer, LayerContent, Image, Container,
-    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Event, CacheEntry,
+    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Suspect, Event, CacheEntry,
 )  # fmt: skip

@@ -1,0 +1,351 @@
+"""Contents, their entries, and the objects they name: set-based, in hidden batches.
+
+A content's rows go in while its state is ``building``, which no query and no view shows; ``ready`` makes it
+visible as part of the caller's last, small transaction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, Final
+
+from lading.catalog.database import Catalog, Connection, WriteTransaction
+from lading.catalog.paths import path_to_text, text_to_path
+from lading.errors import Corrupt
+from lading.values import IMPLIED, Entry, Inode, Location, PackContents, inode_key
+
+#: Rows of one hidden batch: the writer lock is held for its time only.
+BATCH_ROWS: Final = 5000
+
+#: Digests asked for in one statement; below SQLite's limit on parameters.
+LOOKUP_ROWS: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class ContentInfo:
+    """A ready content without its entries."""
+
+    id: int
+    key: str
+    size: int
+    recipe: bytes
+    entries: int
+    diff_bytes: int
+
+
+def batches(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Cut a series into lists of at most ``size``."""
+    source = iter(values)
+    while batch := list(islice(source, size)):
+        yield batch
+
+
+def register_packs(catalog: Catalog, packs: Sequence[PackContents], epoch: int) -> None:
+    """Record published packs and their objects. A condemned row of the same digest is taken over.
+
+    Args:
+        catalog: the catalog; no transaction is open.
+        packs: published, so their bytes are durable.
+        epoch: the epoch whose lock the caller holds.
+    """
+    for pack in packs:
+        with catalog.write_rows("register pack") as conn:
+            conn.execute(
+                "INSERT INTO pack (name, size, payload, epoch, settled) VALUES (?, ?, ?, ?, 0) ON CONFLICT (name) DO NOTHING",
+                (pack.name, pack.size, payload_of(pack), epoch),
+            )
+            pack_id = conn.execute("SELECT id FROM pack WHERE name = ?", (pack.name,)).fetchone()[0]
+        for batch in batches(pack.objects, BATCH_ROWS):
+            with catalog.write_rows("register objects") as conn:
+                conn.executemany(
+                    "INSERT INTO object (digest, kind, pack_id, offset, stored_size, size, codec, frames) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET kind = excluded.kind, "
+                    "pack_id = excluded.pack_id, offset = excluded.offset, stored_size = excluded.stored_size, "
+                    "codec = excluded.codec, frames = excluded.frames, condemned = NULL, verified_at = NULL "
+                    "WHERE object.condemned IS NOT NULL",
+                    [
+                        (o.digest, o.kind, pack_id, o.offset, o.stored_size, o.size, o.codec, o.frames or None)
+                        for o in batch
+                    ],
+                )
+
+
+def payload_of(pack: PackContents) -> int:
+    """Stored bytes of all objects of a pack."""
+    return sum(item.stored_size for item in pack.objects)
+
+
+def known(conn: Connection, digests: Sequence[bytes]) -> set[bytes]:
+    """Tell which digests are stored and not condemned; to be counted on only under an epoch lock."""
+    found: set[bytes] = set()
+    for batch in batches(digests, LOOKUP_ROWS):
+        marks = ",".join("?" * len(batch))
+        rows = conn.execute(f"SELECT digest FROM object WHERE digest IN ({marks}) AND condemned IS NULL", batch)
+        found.update(bytes(row[0]) for row in rows)
+    return found
+
+
+def locate(conn: Connection, digests: Sequence[bytes]) -> Mapping[bytes, Location]:
+    """Tell where objects lie; those that are not recorded are missing from the answer."""
+    found: dict[bytes, Location] = {}
+    for batch in batches(digests, LOOKUP_ROWS):
+        marks = ",".join("?" * len(batch))
+        rows = conn.execute(
+            "SELECT o.digest, o.kind, p.name, o.offset, o.stored_size, o.size, o.codec, o.frames "
+            f"FROM object o JOIN pack p ON p.id = o.pack_id WHERE o.digest IN ({marks})",
+            batch,
+        )
+        for digest, kind, pack, offset, stored_size, size, codec, frames in rows:
+            found[bytes(digest)] = Location(
+                bytes(digest), kind, pack, offset, stored_size, size, codec, bytes(frames) if frames else b""
+            )
+    return found
+
+
+def find_content(conn: Connection, key: str) -> ContentInfo | None:
+    """Find a ready content by its key."""
+    row = conn.execute(
+        "SELECT c.id, c.key, c.size, o.digest, c.entries, c.diff_bytes FROM content c "
+        "LEFT JOIN object o ON o.id = c.recipe_id WHERE c.key = ? AND c.state = 'ready'",
+        (key,),
+    ).fetchone()
+    return None if row is None else ContentInfo(row[0], row[1], row[2], bytes(row[3] or b""), row[4], row[5])
+
+
+def recipe_of(conn: Connection, key: str) -> bytes | None:
+    """Digest of the recipe, or listing, of a content, condemned or not."""
+    query = "SELECT o.digest FROM content c JOIN object o ON o.id = c.recipe_id WHERE c.key = ?"
+    row = conn.execute(query, (key,)).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def store_content(
+    catalog: Catalog,
+    *,
+    diff_id: str | None,
+    size: int,
+    recipe: bytes,
+    entries: Sequence[Entry],
+    uids: Sequence[int],
+    gids: Sequence[int],
+    diff_bytes: int,
+    epoch: int,
+) -> int:
+    """Insert a content's rows, hidden, in batches.
+
+    Args:
+        catalog: the catalog; no transaction is open.
+        diff_id: ``sha256:…`` of the tar it came as; None for a native content.
+        size: bytes of that tar.
+        recipe: digest of its recipe or listing, already registered.
+        entries: sorted, parents before children.
+        uids: distinct owners in the tar's headers, sorted.
+        gids: the same for groups.
+        diff_bytes: bytes of the files, as ``diffsize`` tells.
+        epoch: the epoch whose lock the caller holds until the content is ready.
+
+    Returns:
+        The content's row number, for :func:`ready`.
+    """
+    del diff_id  # known again, as the key, when the content becomes ready
+    with catalog.write_rows("begin content") as conn:
+        recipe_id = _object_id(conn, recipe)
+        cursor = conn.execute(
+            "INSERT INTO content (size, recipe_id, state, epoch, entries, diff_bytes, uids, gids) "
+            "VALUES (?, ?, 'building', ?, ?, ?, ?, ?)",
+            (size, recipe_id, epoch, len(entries), diff_bytes, json.dumps(list(uids)), json.dumps(list(gids))),
+        )
+        content_id = int(cursor.lastrowid)
+    start = 0
+    for batch in batches(entries, BATCH_ROWS):
+        with catalog.write_rows("store entries") as conn:
+            _store_batch(conn, content_id, batch, start)
+        start += len(batch)
+    return content_id
+
+
+def _object_id(conn: Connection, digest: bytes) -> int:
+    row = conn.execute("SELECT id FROM object WHERE digest = ?", (digest,)).fetchone()
+    if row is None:
+        raise Corrupt(f"object {digest.hex()} is not recorded")
+    conn.execute("UPDATE object SET condemned = NULL WHERE id = ? AND condemned IS NOT NULL", (row[0],))
+    return int(row[0])
+
+
+def _store_batch(conn: Connection, content_id: int, batch: Sequence[Entry], start: int) -> None:
+    """Insert up to ``BATCH_ROWS`` entries from a temp table."""
+    conn.execute(
+        "CREATE TEMP TABLE IF NOT EXISTS incoming (seq INTEGER PRIMARY KEY, path TEXT, link TEXT, kind INTEGER, opaque INTEGER, "
+        "inode_key BLOB)"
+    )
+    conn.execute("DELETE FROM incoming")
+    paths = {path for entry in batch for path in _with_parents(entry.path)}
+    paths.update(path for entry in batch if entry.link for path in _with_parents(entry.link))
+    _store_paths(conn, paths)
+    keys = [inode_key(entry.inode) if entry.inode is not None else None for entry in batch]
+    _store_inodes(conn, {key: entry.inode for key, entry in zip(keys, batch, strict=True) if key and entry.inode})
+    conn.executemany(
+        "INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)",
+        [
+            (start + i, path_to_text(e.path), None if e.link is None else path_to_text(e.link), e.kind, int(e.opaque), key)
+            for i, (e, key) in enumerate(zip(batch, keys, strict=True))
+        ],
+    )
+    missing = conn.execute(
+        "INSERT INTO entry (content_id, path_id, seq, kind, opaque, inode_id, link_path_id) "
+        "SELECT ?, p.id, t.seq, t.kind, t.opaque, i.id, l.id FROM incoming t JOIN path p ON p.path = t.path "
+        "LEFT JOIN inode i ON i.key = t.inode_key LEFT JOIN path l ON l.path = t.link",
+        (content_id,),
+    ).rowcount
+    if missing != len(batch):
+        raise Corrupt(f"{len(batch) - missing} of {len(batch)} entries could not be recorded")
+
+
+def _with_parents(path: bytes) -> Iterator[bytes]:
+    yield path
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+def _store_paths(conn: Connection, paths: Iterable[bytes]) -> None:
+    """Insert the paths that are new, shallow ones first, so that parents have numbers."""
+    by_depth: dict[int, list[bytes]] = {}
+    for path in paths:
+        by_depth.setdefault(path.count(b"/") + 1 if path else 0, []).append(path)
+    for depth in sorted(by_depth):
+        rows = [(path_to_text(path.rpartition(b"/")[0]), path_to_text(path)) for path in sorted(by_depth[depth])]
+        if depth == 0:
+            conn.execute("INSERT INTO path (parent_id, path) VALUES (NULL, '') ON CONFLICT (path) DO NOTHING")
+        else:
+            conn.executemany(
+                "INSERT INTO path (parent_id, path) SELECT p.id, ?2 FROM path p WHERE p.path = ?1 ON CONFLICT (path) DO NOTHING",
+                rows,
+            )
+
+
+def _store_inodes(conn: Connection, inodes: Mapping[bytes, Inode]) -> None:
+    """Insert the inodes that are new; every object they name must be recorded."""
+    rows = [
+        (
+            key, i.type, i.mode, i.uid, i.gid, i.mtime_ns, i.size, i.target or None, i.rdev or None,
+            pack_pairs(i.xattrs) if i.xattrs else None, pack_regions(i.sparse) if i.sparse else None, i.digest or None,
+        )
+        for key, i in inodes.items()
+    ]  # fmt: skip
+    conn.executemany(
+        "INSERT INTO inode (key, type, mode, uid, gid, mtime_ns, size, link_target, rdev, xattrs, sparse, object_id) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT id FROM object WHERE digest = ?)) ON CONFLICT (key) DO NOTHING",
+        rows,
+    )
+    for batch in batches([i.digest for i in inodes.values() if i.digest], LOOKUP_ROWS):
+        marks = ",".join("?" * len(batch))
+        found = conn.execute(f"SELECT count(*) FROM object WHERE digest IN ({marks})", batch).fetchone()[0]
+        if found != len(set(batch)):
+            raise Corrupt(f"{len(set(batch)) - found} objects of a content are not recorded")
+        conn.execute(f"UPDATE object SET condemned = NULL WHERE digest IN ({marks}) AND condemned IS NOT NULL", batch)
+
+
+def ready(tx: WriteTransaction, content_id: int, key: str) -> str:
+    """Make a content visible as part of a transaction; one that is ready under this key already wins.
+
+    Returns:
+        The key.
+    """
+    present = tx.conn.execute("SELECT id, state FROM content WHERE key = ?", (key,)).fetchone()
+    if present is not None and present[1] == "ready":
+        return key  # ours stays hidden, and is garbage from now on
+    if present is not None:
+        tx.conn.execute("UPDATE content SET key = NULL, diff_id = NULL WHERE id = ?", (present[0],))
+    diff_id = key if key.startswith("sha256:") else None
+    tx.conn.execute(
+        "UPDATE content SET state = 'ready', key = ?, diff_id = ? WHERE id = ? AND state = 'building'", (key, diff_id, content_id)
+    )
+    return key
+
+
+def entries(conn: Connection, key: str) -> list[Entry]:
+    """Read a content's entries, in order.
+
+    A condemned one still answers: whoever found it before it was condemned holds its rows by an epoch lock.
+    """
+    rows = conn.execute(
+        "SELECT p.path, e.kind, e.opaque, l.path, e.inode_id, i.type, i.mode, i.uid, i.gid, i.mtime_ns, i.size, o.digest, "
+        "i.link_target, i.rdev, i.xattrs, i.sparse FROM content c JOIN entry e ON e.content_id = c.id "
+        "JOIN path p ON p.id = e.path_id LEFT JOIN path l ON l.id = e.link_path_id LEFT JOIN inode i ON i.id = e.inode_id "
+        "LEFT JOIN object o ON o.id = i.object_id WHERE c.key = ? ORDER BY e.seq",
+        (key,),
+    )
+    inodes: dict[int, Inode] = {}
+    found = []
+    for path, kind, opaque, link, inode_id, *fields in rows:
+        inode = None
+        if inode_id is not None:
+            inode = inodes.get(inode_id)
+            if inode is None:
+                inode = inodes[inode_id] = _inode(*fields)
+        found.append(Entry(text_to_path(path), kind, inode, bool(opaque), None if link is None else text_to_path(link)))
+    return found
+
+
+def _inode(
+    type_: str, mode: int, uid: int, gid: int, mtime_ns: int, size: int, digest: bytes | None, target: bytes | None,
+    rdev: int | None, xattrs: bytes | None, sparse: bytes | None,
+) -> Inode:  # fmt: skip
+    return Inode(
+        type_, mode, uid, gid, mtime_ns, size, bytes(digest) if digest is not None else b"", bytes(target or b""), rdev or 0,
+        tuple(unpack_pairs(bytes(xattrs))) if xattrs else (), tuple(unpack_regions(bytes(sparse))) if sparse else (),
+    )  # fmt: skip
+
+
+def has_implied(conn: Connection, key: str) -> bool:
+    """Tell whether a content has directories that are only implied."""
+    return _has(conn, key, "e.kind = ?", IMPLIED)
+
+
+def has_opaque_root(conn: Connection, key: str) -> bool:
+    """Tell whether a content hides everything below it."""
+    query = (
+        "SELECT 1 FROM content c JOIN entry e ON e.content_id = c.id JOIN path p ON p.id = e.path_id "
+        "WHERE c.key = ? AND p.path = '' AND e.opaque LIMIT 1"
+    )
+    return conn.execute(query, (key,)).fetchone() is not None
+
+
+def _has(conn: Connection, key: str, condition: str, value: int) -> bool:
+    query = f"SELECT 1 FROM content c JOIN entry e ON e.content_id = c.id WHERE c.key = ? AND {condition} LIMIT 1"
+    return conn.execute(query, (key, value)).fetchone() is not None
+
+
+def pack_pairs(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
+    """Encode extended attributes: for each, lengths of name and value (4 bytes little-endian), name, value."""
+    return b"".join(
+        len(name).to_bytes(4, "little") + len(value).to_bytes(4, "little") + name + value for name, value in pairs
+    )
+
+
+def unpack_pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Decode extended attributes."""
+    position = 0
+    while position < len(data):
+        name = int.from_bytes(data[position : position + 4], "little")
+        value = int.from_bytes(data[position + 4 : position + 8], "little")
+        position += 8
+        yield data[position : position + name], data[position + name : position + name + value]
+        position += name + value
+
+
+def pack_regions(regions: Sequence[tuple[int, int]]) -> bytes:
+    """Encode a sparse map: offset and length of each region, 8 bytes little-endian each."""
+    return b"".join(offset.to_bytes(8, "little") + length.to_bytes(8, "little") for offset, length in regions)
+
+
+def unpack_regions(data: bytes) -> Iterator[tuple[int, int]]:
+    """Decode a sparse map."""
+    for position in range(0, len(data), 16):
+        yield int.from_bytes(data[position : position + 8], "little"), int.from_bytes(data[position + 8 : position + 16], "little")
+
+

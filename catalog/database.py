@@ -1,0 +1,322 @@
+"""The catalog's database: opening it, consistent reads, write transactions under one lock.
+
+SQLite in WAL mode with every commit synced. Readers wait for nobody. Writers, and checkpoints with them,
+run one at a time under a lock file of ours, which dies with its owner. Connections belong to threads and
+do not survive a fork.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from lading.errors import Busy, Corrupt, Full, InvalidInput, ReadOnly
+from lading.values import RecordKind, printable
+
+
+def _load_peewee() -> Any:
+    """Import peewee without the PostgreSQL drivers that it would load for nothing: they cost 300 ms."""
+    hidden = [name for name in ("psycopg2", "psycopg") if name not in sys.modules]
+    for name in hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        import peewee
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
+    return peewee
+
+
+_peewee = _load_peewee()
+sqlite: Any = _peewee.sqlite3
+
+#: WAL bytes from which a commit is followed by a checkpoint.
+CHECKPOINT_SIZE: Final = 4 << 20
+
+#: Pauses between tries for the writer lock, growing from the first to the last.
+_PAUSE_S: Final = (0.001, 0.05)
+
+_PRAGMAS: Final = {
+    "foreign_keys": 1,
+    "synchronous": "full",
+    "trusted_schema": 0,
+    "wal_autocheckpoint": 0,
+    "cache_size": -32768,
+    "mmap_size": 256 << 20,
+    "temp_store": "memory",
+}
+
+
+class Connection(Protocol):
+    """A raw SQLite connection."""
+
+    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
+        """Run one statement."""
+        ...
+
+    def executemany(self, sql: str, parameters: Any, /) -> Any:
+        """Run one statement for many rows."""
+        ...
+
+
+class Catalog:
+    """An open catalog."""
+
+    def __init__(self, path: Path, journal: Path, lock: Path, database: Any, *, read_only: bool, wait_s: float) -> None:
+        """Wrap an opened database; call :meth:`open` instead."""
+        self.path = path
+        self.database = database
+        self.journal_folder = journal
+        self.read_only = read_only
+        self._lock_path = lock
+        self._wait_s = wait_s
+        self._local = threading.local()
+        self._process = os.getpid()
+        self._private: tempfile.TemporaryDirectory[str] | None = None
+
+    @classmethod
+    def open(
+        cls, path: Path, journal: Path, lock: Path, *, create: bool = False, read_only: bool = False, wait_s: float = 30
+    ) -> Catalog:
+        """Open a catalog.
+
+        Args:
+            path: the database file.
+            journal: folder of the journal.
+            lock: the writer lock's file.
+            create: make an empty catalog, or migrate an older one, when that is needed.
+            read_only: never write, not even beside the file.
+            wait_s: longest wait for another writer.
+
+        Raises:
+            Unsupported: a newer version wrote it.
+            Corrupt: it is no catalog.
+        """
+        if read_only:
+            return cls._open_read_only(path, journal, lock, wait_s)
+        database = _peewee.SqliteDatabase(
+            str(path), pragmas=_PRAGMAS, timeout=wait_s, lock_type="IMMEDIATE", check_same_thread=False
+        )
+        catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s)
+        if create:
+            catalog._migrate()
+        return catalog
+
+    @classmethod
+    def _open_read_only(cls, path: Path, journal: Path, lock: Path, wait_s: float) -> Catalog:
+        """Open without writing anything: read-only, else immutable, else a private copy."""
+        from lading.catalog import migrations
+
+        if not path.exists():
+            raise Corrupt(f"{path} is missing")
+        private = None
+        for uri in (f"file:{_quoted(path)}?mode=ro", f"file:{_quoted(path)}?immutable=1"):
+            if "immutable" in uri and path.with_name(path.name + "-wal").exists():
+                private = tempfile.TemporaryDirectory(prefix="lading-catalog-")
+                for suffix in ("", "-wal"):
+                    shutil.copy(f"{path}{suffix}", private.name)
+                uri = f"file:{_quoted(Path(private.name) / path.name)}"
+            database = _peewee.SqliteDatabase(
+                uri, uri=True, pragmas={"query_only": 1, "trusted_schema": 0}, timeout=wait_s, check_same_thread=False
+            )
+            catalog = cls(path, journal, lock, database, read_only=True, wait_s=wait_s)
+            catalog._private = private
+            try:
+                migrations.check_version(catalog.connection())
+            except (sqlite.OperationalError, _peewee.OperationalError):
+                catalog.close()
+                continue
+            return catalog
+        raise Corrupt(f"{path} cannot be read")
+
+    def _migrate(self) -> None:
+        from lading.catalog import migrations
+
+        conn = self.connection()
+        try:
+            if migrations.is_current(conn):
+                return
+            with self._locked("open"):
+                conn.execute("PRAGMA journal_mode = WAL")
+                migrations.migrate(conn)
+        except sqlite.DatabaseError as error:
+            raise _meaning(error, self.path) from error
+
+    def connection(self) -> Any:
+        """This thread's connection, opened on first use."""
+        if os.getpid() != self._process:
+            raise RuntimeError("a catalog does not survive a fork: open the store again")
+        try:
+            return self.database.connection()
+        except (_peewee.OperationalError, _peewee.DatabaseError, sqlite.DatabaseError) as error:
+            raise _meaning(error, self.path) from error
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Read from one consistent snapshot; a read inside another, or inside a write, shares it."""
+        conn = self.connection()
+        if conn.in_transaction:
+            yield conn
+            return
+        try:
+            conn.execute("BEGIN")
+            yield conn
+        except sqlite.DatabaseError as error:
+            raise _meaning(error, self.path) from error
+        finally:
+            if conn.in_transaction:
+                conn.execute("ROLLBACK")
+
+    @contextmanager
+    def write(self, verb: str) -> Iterator[WriteTransaction]:
+        """Change records: rows, then the journal's lines, synced, then the commit.
+
+        Args:
+            verb: what is done, for the audit log and for whoever has to wait.
+
+        Raises:
+            Busy: another writer held the lock for too long.
+        """
+        from lading.catalog import records
+        from lading.catalog.journal import Journal
+
+        with self._transaction(verb) as conn:
+            tx = WriteTransaction(conn, verb)
+            yield tx
+            line = records.changes(tx)
+            if line is not None:
+                Journal(self.journal_folder).append(conn, line)
+
+    @contextmanager
+    def write_rows(self, verb: str = "store rows") -> Iterator[Connection]:
+        """Change rows that no record shows yet, or that no journal follows."""
+        with self._transaction(verb) as conn:
+            yield conn
+
+    @contextmanager
+    def _transaction(self, verb: str) -> Iterator[Connection]:
+        if self.read_only:
+            raise ReadOnly(f"{self.path} may not be written")
+        conn = self.connection()
+        with self._locked(verb):
+            try:
+                conn.execute("BEGIN IMMEDIATE")
+                try:
+                    yield conn
+                    conn.execute("COMMIT")
+                except BaseException:
+                    if conn.in_transaction:
+                        conn.execute("ROLLBACK")
+                    raise
+                self._checkpoint(conn)
+            except sqlite.DatabaseError as error:
+                raise _meaning(error, self.path) from error
+
+    def _checkpoint(self, conn: Connection) -> None:
+        """Move a grown WAL into the database; only ever under the writer lock."""
+        try:
+            size = os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return
+        if size > CHECKPOINT_SIZE:
+            # A reader of an old snapshot only makes it move less; the next commit tries again. After a
+            # complete move the file is cut, so that its size says how much there is to move.
+            with contextlib.suppress(sqlite.OperationalError):
+                conn.execute("PRAGMA busy_timeout = 0")
+                conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            conn.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
+
+    @contextmanager
+    def _locked(self, verb: str) -> Iterator[None]:
+        """Hold the writer lock."""
+        if getattr(self._local, "locked", False):
+            raise RuntimeError("a write transaction inside another")
+        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            self._wait_for(descriptor)
+            self._local.locked = True
+            note = json.dumps({"pid": os.getpid(), "verb": verb}).encode().ljust(120)
+            with contextlib.suppress(OSError):  # only words for whoever waits
+                os.pwrite(descriptor, note, 0)
+            yield
+        finally:
+            self._local.locked = False
+            os.close(descriptor)
+
+    def _wait_for(self, descriptor: int) -> None:
+        deadline = time.monotonic() + self._wait_s
+        pause = _PAUSE_S[0]
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(f"catalog is busy: {_holder(descriptor)} writes to it") from None
+                time.sleep(pause)
+                pause = min(pause * 2, _PAUSE_S[1])
+
+    def close(self) -> None:
+        """Close this thread's connection, and the others' with it."""
+        if not self.database.is_closed():
+            self.database.close()
+        if self._private is not None:
+            self._private.cleanup()
+
+
+class WriteTransaction:
+    """A transaction that changes records. ``touch`` notes which, before the change."""
+
+    def __init__(self, conn: Connection, verb: str) -> None:
+        self.conn = conn
+        self.verb = verb
+        self.touched: dict[tuple[RecordKind, str], str | None] = {}
+
+    def touch(self, kind: RecordKind, record_id: str) -> None:
+        """Note a record that is about to change, with its state before."""
+        from lading.catalog import records
+
+        if (kind, record_id) not in self.touched:
+            self.touched[kind, record_id] = records.state_text(self.conn, kind, record_id)
+
+
+def _holder(descriptor: int) -> str:
+    try:
+        note = json.loads(os.pread(descriptor, 120, 0))
+        return f"process {int(note['pid'])} ({printable(str(note['verb']))})"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+
+
+def _quoted(path: Path) -> str:
+    from urllib.parse import quote
+
+    return quote(str(path))
+
+
+def _meaning(error: Exception, path: Path) -> Exception:
+    """Translate what SQLite refuses where its meaning is known."""
+    words = str(error)
+    if "locked" in words or "busy" in words:
+        return Busy(f"catalog is busy: {words}")
+    if "full" in words:
+        return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}")
+    if "readonly" in words or "read-only" in words:
+        return ReadOnly(f"{path} may not be written")
+    if "malformed" in words or "not a database" in words:
+        return Corrupt(f"{path} is damaged: {words}; run `lading check`")
+    if "unable to open" in words:
+        return InvalidInput(f"{path} cannot be opened: {words}")
+    return error
