@@ -1,0 +1,318 @@
+"""The algebra of trees: laying contents over each other, merging them, comparing trees. Pure.
+
+A *tree* maps paths to entries that are all present; a *content* is a list of entries sorted by
+``values.component_key``, with removals, opaque and implied directories. All is linear in what goes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from blake3 import blake3
+
+from lading.values import (
+    ADDED,
+    DELETED,
+    IMPLIED,
+    MODIFIED,
+    PRESENT,
+    WHITEOUT,
+    Change,
+    Entry,
+    Inode,
+    component_key,
+    inode_key,
+)
+
+#: What an implied directory is like when nothing lies below it.
+IMPLIED_INODE: Final = Inode("d", 0o755, 0, 0, 0)
+
+Tree = dict[bytes, Entry]
+
+
+def _sort_key(entry: Entry) -> list[bytes]:
+    return component_key(entry.path)
+
+
+def sorted_entries(entries: Iterable[Entry]) -> list[Entry]:
+    """Put entries in order: a directory before what is in it."""
+    return sorted(entries, key=_sort_key)
+
+
+def is_directory(entry: Entry | None) -> bool:
+    """Tell whether an entry is a directory, be it only implied."""
+    if entry is None:
+        return False
+    return entry.kind == IMPLIED or (entry.inode is not None and entry.inode.type == "d")
+
+
+def flatten(contents: Sequence[Iterable[Entry]]) -> list[Entry]:
+    """Lay contents over each other, lowest first.
+
+    Returns:
+        The full tree, sorted; every entry is present. A hard link whose first name was hidden leads to the
+        first of its inode's names that is left.
+    """
+    merged: Tree = {}
+    origins: dict[bytes, int] = {}
+    for number, content in enumerate(contents):
+        merged, origins = _over(merged, origins, list(content), number)
+    return _relinked(sorted_entries(merged.values()), origins)
+
+
+def _over(lower: Tree, origins: dict[bytes, int], content: Sequence[Entry], number: int) -> tuple[Tree, dict[bytes, int]]:
+    """Lay one content over a tree; ``origins`` tells which content a path came from."""
+    if not lower:
+        shown = [_settled(entry, None) for entry in content if entry.kind != WHITEOUT]
+        return {entry.path: entry for entry in shown}, dict.fromkeys((entry.path for entry in shown), number)
+    hidden, hidden_below = _hidden(lower, content)
+    result = lower
+    if hidden or hidden_below:
+        result = _without(lower, hidden, hidden_below)
+        origins = {path: origins[path] for path in result}
+    for entry in content:
+        if entry.kind != WHITEOUT:
+            below = result.get(entry.path)
+            if entry.kind == IMPLIED and is_directory(below):
+                continue
+            result[entry.path] = _settled(entry, below)
+            origins[entry.path] = number
+    return result, origins
+
+
+def _settled(entry: Entry, below: Entry | None) -> Entry:
+    """An entry as a full tree has it."""
+    if entry.kind == IMPLIED:
+        inode = below.inode if below is not None and is_directory(below) else IMPLIED_INODE
+        return Entry(entry.path, PRESENT, inode)
+    return entry._replace(opaque=False) if entry.opaque else entry
+
+
+def _hidden(lower: Tree, content: Iterable[Entry]) -> tuple[set[bytes], set[bytes]]:
+    """Paths that a content removes with all below, and directories whose lower children it hides."""
+    hidden: set[bytes] = set()
+    hidden_below: set[bytes] = set()
+    for entry in content:
+        if entry.kind == WHITEOUT:
+            hidden.add(entry.path)
+            continue
+        if entry.opaque:
+            hidden_below.add(entry.path)
+        below = lower.get(entry.path)
+        if below is not None and is_directory(below) != is_directory(entry):
+            hidden.add(entry.path)
+    return hidden, hidden_below
+
+
+def _without(tree: Tree, hidden: set[bytes], hidden_below: set[bytes]) -> Tree:
+    """A tree without some subtrees; parents are decided before their children, each path once."""
+    gone: set[bytes] = set()
+    result: Tree = {}
+    for path in sorted(tree, key=component_key):
+        parent = path.rpartition(b"/")[0]
+        lost = path in hidden or (path and (parent in hidden_below or parent in gone))
+        if lost:
+            gone.add(path)
+        else:
+            result[path] = tree[path]
+    return result
+
+
+def _relinked(entries: list[Entry], origins: Mapping[bytes, int]) -> list[Entry]:
+    """Let the names of an inode lead to the first of them that is left; names are of one content."""
+    if not any(entry.link for entry in entries):
+        return entries
+    first: dict[tuple[int, bytes], bytes] = {}
+    result = []
+    for entry in entries:
+        origin = origins[entry.path]
+        if entry.link is None:
+            first.setdefault((origin, entry.path), entry.path)
+            result.append(entry)
+            continue
+        leader = first.setdefault((origin, entry.link), entry.path)
+        result.append(entry._replace(link=None if leader == entry.path else leader))
+    return result
+
+
+def inherit(below: Mapping[bytes, Entry], content: Iterable[Entry]) -> tuple[list[Entry], str]:
+    """Give implied directories the attributes of what they lie over.
+
+    Args:
+        below: the full tree below the content, or the part of it at implied paths.
+        content: the content.
+
+    Returns:
+        The content without implied directories, and a digest of what they inherited; empty when there are
+        none.
+    """
+    state = blake3()
+    result = []
+    found = False
+    for entry in content:
+        if entry.kind == IMPLIED:
+            found = True
+            settled = _settled(entry, below.get(entry.path))
+            assert settled.inode is not None
+            state.update(len(entry.path).to_bytes(4, "little") + entry.path + inode_key(settled.inode))
+            entry = settled._replace(opaque=entry.opaque)
+        result.append(entry)
+    return result, state.hexdigest(16) if found else ""
+
+
+def stack_changes(contents: Sequence[Sequence[Entry]]) -> list[Entry]:
+    """Merge the contents of one layer, lowest first, into one change set that does the same.
+
+    Removals and opaque directories are kept, since what lies below the layer still needs them.
+    """
+    if len(contents) == 1:
+        return list(contents[0])
+    merged: Tree = {}
+    origins: dict[bytes, int] = {}
+    removed: set[bytes] = set()  #: what an earlier content hid: a directory made there later starts empty
+    for number, content in enumerate(contents):
+        hidden, hidden_below = _hidden({p: e for p, e in merged.items() if e.kind != WHITEOUT}, content)
+        if hidden or hidden_below:
+            merged = _without(merged, hidden, hidden_below)
+            origins = {path: origins[path] for path in merged}
+        for entry in content:
+            below = merged.get(entry.path)
+            if entry.kind == IMPLIED and is_directory(below):
+                if entry.opaque and below is not None:
+                    merged[entry.path] = below._replace(opaque=True)
+                continue
+            opaque = entry.opaque or (is_directory(entry) and (entry.path in removed or _was_opaque(below)))
+            merged[entry.path] = entry._replace(opaque=opaque)
+            origins[entry.path] = number
+        removed.update(entry.path for entry in content if entry.kind == WHITEOUT or not is_directory(entry))
+    return _relinked(sorted_entries(merged.values()), origins)
+
+
+def _was_opaque(below: Entry | None) -> bool:
+    return below is not None and below.opaque
+
+
+def _attributes_differ(old: Inode, new: Inode) -> bool:
+    """Compare what a listing of changes goes by; contents are not read."""
+    if (old.type, old.mode, old.uid, old.gid, old.rdev, old.target) != (new.type, new.mode, new.uid, new.gid, new.rdev, new.target):
+        return True
+    if old.type != "d" and old.size != new.size:
+        return True
+    return _times_differ(old.mtime_ns, new.mtime_ns) or _shown_xattrs(old) != _shown_xattrs(new)
+
+
+def _times_differ(old: int, new: int) -> bool:
+    """Times are compared by whole seconds when one of them has no fraction."""
+    if old % 1_000_000_000 and new % 1_000_000_000:
+        return old != new
+    return old // 1_000_000_000 != new // 1_000_000_000
+
+
+def _shown_xattrs(inode: Inode) -> tuple[tuple[bytes, bytes], ...]:
+    return tuple(item for item in inode.xattrs if item[0] == b"security.capability" or item[0].startswith(b"user."))
+
+
+def _differ(old: Entry, new: Entry) -> bool:
+    """Compare two present entries of one path."""
+    assert old.inode is not None
+    assert new.inode is not None
+    return old.inode != new.inode and _attributes_differ(old.inode, new.inode)
+
+
+def changes_upper(lower: Mapping[bytes, Entry], content: Iterable[Entry]) -> list[Change]:
+    """List what a layer changes on its parent: what is present in the layer decides.
+
+    A directory that is as below is listed only when something was added to or deleted from it.
+    """
+    own = [entry for entry in content if entry.path]
+    grown: set[bytes] = set()
+    for entry in own:
+        if entry.kind == WHITEOUT or entry.path not in lower:
+            grown.add(entry.path.rpartition(b"/")[0])
+    result: list[Change] = []
+    replaced: set[bytes] = set()
+    for entry in own:
+        path = b"/" + entry.path
+        below = lower.get(entry.path)
+        parent = entry.path.rpartition(b"/")[0]
+        if parent in replaced:
+            replaced.add(entry.path)
+            if entry.kind != WHITEOUT:
+                result.append(Change(path, ADDED))
+            continue
+        if entry.kind == WHITEOUT:
+            result.append(Change(path, DELETED))
+        elif entry.opaque and below is not None:
+            replaced.add(entry.path)
+            result.append(Change(path, DELETED))
+        elif below is None:
+            result.append(Change(path, ADDED))
+        elif is_directory(entry) and is_directory(below):
+            if entry.path in grown or (entry.kind == PRESENT and _directory_differs(below, entry)):
+                result.append(Change(path, MODIFIED))
+        else:
+            result.append(Change(path, MODIFIED))
+    return result
+
+
+def _directory_differs(old: Entry, new: Entry) -> bool:
+    assert old.inode is not None
+    assert new.inode is not None
+    same_owner = (old.inode.uid, old.inode.gid) == (new.inode.uid, new.inode.gid)
+    return not same_owner or old.inode.mode != new.inode.mode or _times_differ(old.inode.mtime_ns, new.inode.mtime_ns)
+
+
+def changes_naive(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> list[Change]:
+    """List how two full trees differ. A directory with any change below it is listed as modified."""
+    found: dict[bytes, int] = {}
+    for path in sorted(old.keys() | new.keys(), key=component_key):
+        if not path:
+            continue
+        before, after = old.get(path), new.get(path)
+        if after is None:
+            if is_directory(new.get(path.rpartition(b"/")[0])) or b"/" not in path:
+                found[path] = DELETED
+        elif before is None:
+            found[path] = ADDED
+        elif _differ(before, after):
+            found[path] = MODIFIED
+    for path in list(found):
+        parent = path
+        while b"/" in parent:
+            parent = parent.rpartition(b"/")[0]
+            if parent in found:
+                break
+            found[parent] = MODIFIED
+    return [Change(b"/" + path, found[path]) for path in sorted(found, key=component_key)]
+
+
+def diff_between(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> list[Entry]:
+    """Entries that turn one full tree into another: what was added or modified, and removals."""
+    result = []
+    for path in sorted(old.keys() | new.keys(), key=component_key):
+        before, after = old.get(path), new.get(path)
+        if not path:
+            continue
+        if after is None:
+            if is_directory(new.get(path.rpartition(b"/")[0])) or b"/" not in path:
+                result.append(Entry(path, WHITEOUT))
+        elif before is None or before.inode != after.inode or before.link != after.link:
+            result.append(after)
+    return _with_leaders(result)
+
+
+def _with_leaders(entries: list[Entry]) -> list[Entry]:
+    """Let links lead to names that are in the list."""
+    return _relinked(entries, dict.fromkeys((entry.path for entry in entries), 0))
+
+
+def diff_size(entries: Iterable[Entry]) -> int:
+    """Sum the sizes of all non-directories, an inode once; a symlink counts its target, a removal nothing."""
+    return sum(
+        entry.inode.size + len(entry.inode.target)
+        for entry in entries
+        if entry.inode is not None and entry.link is None and entry.inode.type != "d"
+    )
+
+

@@ -1,0 +1,267 @@
+"""Overlay mounts: made by the fd-based interface where the kernel has it, by mount(2) elsewhere.
+
+Every mount with an upper directory says ``redirect_dir=off,metacopy=off,index=off``: what is written must
+be complete where it lies, and a lowerdir may be another mount's upper.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Protocol
+
+from lading.errors import InUse, InvalidInput, LadingError, Unsupported
+from lading.materialize import syscalls
+from lading.values import printable
+
+#: mount(2) takes a page of options, NUL included.
+_OPTIONS_MAX: Final = 4095
+
+_FIXED: Final = {"redirect_dir": "off", "metacopy": "off", "index": "off"}
+
+#: Processes named in a message.
+_HOLDERS_MAX: Final = 5
+
+
+class MountAbilities(Protocol):
+    """What a mount needs to know of the machine."""
+
+    @property
+    def new_mount_api(self) -> bool:
+        """fsopen and its kind work."""
+
+    @property
+    def lowerdir_plus(self) -> bool:
+        """Overlay takes lowerdirs one by one."""
+
+    @property
+    def trusted_xattrs(self) -> bool:
+        """``trusted.*`` attributes can be set."""
+
+
+@dataclass(frozen=True, slots=True)
+class MountInfo:
+    """One line of the kernel's mount table."""
+
+    path: Path
+    fstype: str
+    source: str
+    options: str
+
+
+def _unescaped(text: str) -> str:
+    """Undo the octal escapes of the mount table."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def mountinfo() -> list[MountInfo]:
+    """Read this process's mount table, oldest first."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+        for line in table:
+            fields = line.split(" ")
+            dash = fields.index("-")
+            found.append(
+                MountInfo(
+                    Path(_unescaped(fields[4])), fields[dash + 1], _unescaped(fields[dash + 2]), fields[dash + 3].rstrip("\n")
+                )
+            )
+    return found
+
+
+def is_mounted(target: Path) -> bool:
+    """Tell whether something is mounted exactly at a path."""
+    resolved = Path(os.path.realpath(target))
+    return any(mount.path == resolved for mount in mountinfo())
+
+
+def find_mounts(prefix: str) -> list[MountInfo]:
+    """List mounts whose source begins with a text."""
+    return [mount for mount in mountinfo() if mount.source.startswith(prefix)]
+
+
+def mount_overlay(
+    lowers: Sequence[Path],
+    upper: Path | None,
+    work: Path | None,
+    target: Path,
+    *,
+    source: str,
+    read_only: bool,
+    volatile: bool = False,
+    options: Mapping[str, str] | None = None,
+    abilities: MountAbilities,
+) -> None:
+    """Stack folders and show them at a mount point.
+
+    Args:
+        lowers: topmost first; at least two when there is no upper.
+        upper: where writes go; None for a read-only stack.
+        work: scratch beside ``upper``, empty.
+        target: an existing folder.
+        source: what the mount table shows as source.
+        read_only: refuse writes although there may be an upper.
+        volatile: skip syncing.
+        options: further overlay options.
+        abilities: what works here.
+
+    Raises:
+        Unsupported: the kernel refuses, with its own words where it says any.
+        InvalidInput: an option the kernel does not take.
+    """
+    settings: dict[str, str | None] = {**_FIXED, **(options or {})}
+    if not abilities.trusted_xattrs:
+        settings["userxattr"] = None
+    if volatile and upper is not None:
+        settings["volatile"] = None
+    if abilities.new_mount_api and abilities.lowerdir_plus:
+        _mount_new(lowers, upper, work, target, source, read_only, settings)
+    else:
+        _mount_old(lowers, upper, work, target, source, read_only, settings)
+    if upper is not None and not read_only and os.statvfs(target).f_flag & os.ST_RDONLY:
+        syscalls.umount2(os.fsencode(target), 0)
+        raise Unsupported(f"overlay at {target} came out read-only: {upper} cannot be an upper directory")
+
+
+def _mount_new(
+    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, read_only: bool,
+    settings: Mapping[str, str | None],
+) -> None:  # fmt: skip
+    descriptor = syscalls.fsopen(b"overlay")
+    try:
+        syscalls.fsconfig_string(descriptor, b"source", source.encode())
+        for lower in lowers:
+            syscalls.fsconfig_string(descriptor, b"lowerdir+", os.fsencode(lower))
+        if upper is not None and work is not None:
+            syscalls.fsconfig_string(descriptor, b"upperdir", os.fsencode(upper))
+            syscalls.fsconfig_string(descriptor, b"workdir", os.fsencode(work))
+        for key, value in settings.items():
+            if value is None:
+                syscalls.fsconfig_flag(descriptor, key.encode())
+            else:
+                syscalls.fsconfig_string(descriptor, key.encode(), value.encode())
+        syscalls.fsconfig_create(descriptor)
+        mount = syscalls.fsmount(descriptor, syscalls.MOUNT_ATTR_RDONLY if read_only else 0)
+        try:
+            syscalls.move_mount(mount, os.fsencode(target))
+        finally:
+            os.close(mount)
+    except OSError as error:
+        raise _meaning(error, target, _kernel_words(descriptor)) from error
+    finally:
+        os.close(descriptor)
+
+
+def _kernel_words(descriptor: int) -> str:
+    """What the kernel says of a refusal, one line a read."""
+    lines = []
+    with suppress(OSError):
+        while text := os.read(descriptor, 4096):
+            lines.append(text.decode(errors="replace").strip().removeprefix("e ").removeprefix("w "))
+    return "; ".join(lines)
+
+
+def _meaning(error: OSError, target: Path, words: str) -> LadingError:
+    why = printable(words or (error.strerror or "").lower())
+    if error.errno == errno.EINVAL and "context" in words:
+        return InvalidInput(f"overlay at {target}: invalid argument ({why})")
+    return Unsupported(f"overlay at {target} cannot be mounted: {(error.strerror or '').lower()} ({why})")
+
+
+def _mount_old(
+    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, read_only: bool,
+    settings: Mapping[str, str | None],
+) -> None:  # fmt: skip
+    """mount(2): lowerdirs go through short links of our own, since a page of options does not hold many paths."""
+    opened: list[int] = []
+    try:
+        parts = [f"lowerdir={':'.join(_short(path, opened) for path in lowers)}"]
+        if upper is not None and work is not None:
+            parts += [f"upperdir={_short(upper, opened)}", f"workdir={_short(work, opened)}"]
+        parts += [key if value is None else f"{key}={value}" for key, value in settings.items()]
+        options = os.fsencode(",".join(parts))
+        if len(options) > _OPTIONS_MAX:
+            raise Unsupported(f"overlay at {target}: {len(lowers)} layers are too many for mount(2) on this kernel")
+        try:
+            syscalls.mount(source.encode(), os.fsencode(target), b"overlay", syscalls.MS_RDONLY if read_only else 0, options)
+        except OSError as error:
+            raise _meaning(error, target, "") from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+
+
+def _short(path: Path, opened: list[int]) -> str:
+    """A short path, without special characters, that leads to a folder while its descriptor is open."""
+    opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    return f"/proc/self/fd/{opened[-1]}"
+
+
+def unmount(target: Path) -> None:
+    """Detach a mount, never lazily.
+
+    Raises:
+        InUse: processes work in it; the message names them.
+    """
+    try:
+        syscalls.umount2(os.fsencode(target), 0)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            names = holders(target)
+            raise InUse(f"{target} is in use" + (f" by {', '.join(names)}" if names else "")) from error
+        if error.errno == errno.EINVAL:
+            return  # nothing is mounted there any more
+        if error.errno == errno.EPERM:
+            raise Unsupported(f"{target} may not be unmounted by this user") from error
+        raise
+
+
+def sync_filesystem(path: Path) -> None:
+    """Put everything written to a path's filesystem onto stable storage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        syscalls.syncfs(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def holders(target: Path) -> list[str]:
+    """Name processes that work below a path: their current folder, root, open files or mapped files.
+
+    Returns:
+        ``PID (command)`` of at most a handful, this process included.
+    """
+    prefix = os.path.realpath(target)
+    found = []
+    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
+        if any(path == prefix or path.startswith(prefix + "/") for path in _paths_of(pid)):
+            found.append(f"{pid} ({_command(pid)})")
+            if len(found) >= _HOLDERS_MAX:
+                break
+    return found
+
+
+def _paths_of(pid: int) -> Iterator[str]:
+    base = f"/proc/{pid}"
+    for link in ("cwd", "root", "exe"):
+        with suppress(OSError):
+            yield os.readlink(f"{base}/{link}")
+    with suppress(OSError):
+        for name in os.listdir(f"{base}/fd"):
+            with suppress(OSError):
+                yield os.readlink(f"{base}/fd/{name}")
+
+
+def _command(pid: int) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return printable(file.read().strip())
+    except OSError:
+        return "?"
+
+

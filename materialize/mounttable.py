@@ -1,0 +1,163 @@
+"""This boot's mounts: a record for each mounted layer, in the run root.
+
+Records carry the boot's id and are ignored in any other boot; the kernel's mount table is the truth: a
+record whose mount has vanished counts for nothing. A record's file is replaced, never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from lading.errors import Busy
+from lading.materialize.mounts import is_mounted
+
+#: Pauses between tries for a lock.
+_PAUSE_S: Final = (0.002, 0.1)
+
+
+@contextmanager
+def file_lock(path: Path, *, wait_s: float) -> Iterator[None]:
+    """Hold a lock file that dies with its owner.
+
+    Raises:
+        Busy: somebody else held it for longer than the limit.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        deadline = time.monotonic() + wait_s
+        pause = _PAUSE_S[0]
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    raise Busy(f"{path} is held by {_holder(descriptor)}; try again") from None
+                time.sleep(pause)
+                pause = min(2 * pause, _PAUSE_S[1])
+        with contextlib.suppress(OSError):  # only words for whoever waits
+            os.pwrite(descriptor, str(os.getpid()).encode().ljust(12), 0)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    text = os.pread(descriptor, 12, 0).strip()
+    return f"process {text.decode()}" if text.isdigit() else "another process"
+
+
+@dataclass(frozen=True, slots=True)
+class MountRecord:
+    """One mounted layer."""
+
+    layer: str
+    path: Path  #: where its tree is seen
+    count: int
+    source: str  #: as the kernel shows it; empty for a tree that is no mount
+    areas: tuple[Path, ...]  #: write areas that the mount uses, as upper or as lower
+    boot: str
+    namespace: int  #: inode of the mount namespace
+
+
+class MountTable:
+    """The records of one store and boot."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use the store's folder in the run root, which exists."""
+        self.folder = folder
+        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        self._namespace = os.stat("/proc/self/ns/mnt").st_ino
+        self._records = folder / "mounts"
+        self._points = folder / "mnt"
+
+    def mount_point(self, layer_id: str) -> Path:
+        """The folder a layer is mounted at, made when missing."""
+        point = self._points / layer_id
+        point.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return point
+
+    def _file(self, layer_id: str) -> Path:
+        # A digest, so that an id of 255 bytes still leaves room for the ending.
+        return self._records / f"{blake3(layer_id.encode()).hexdigest(16)}.json"
+
+    def get(self, layer_id: str) -> MountRecord | None:
+        """A layer's live mount; None when it has none."""
+        return self._read(self._file(layer_id))
+
+    def _read(self, path: Path) -> MountRecord | None:
+        try:
+            values = json.loads(path.read_bytes())
+            record = MountRecord(
+                values["layer"], Path(values["path"]), values["count"], values["source"],
+                tuple(Path(area) for area in values["areas"]), values["boot"], values["namespace"],
+            )  # fmt: skip
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None  # no record, or what a crash of the machine left of one
+        if record.boot != self._boot:
+            return None
+        if record.source and not is_mounted(record.path):
+            return None
+        if not record.source and not record.path.is_dir():
+            return None
+        return record
+
+    def records(self) -> list[MountRecord]:
+        """All live mounts, by layer."""
+        try:
+            names = sorted(os.listdir(self._records))
+        except FileNotFoundError:
+            return []
+        found = (self._read(self._records / name) for name in names if name.endswith(".json"))
+        return sorted((record for record in found if record is not None), key=lambda record: record.layer)
+
+    def put(self, layer_id: str, path: Path, *, source: str, areas: Sequence[Path]) -> MountRecord:
+        """Record a new mount, counted once. The caller holds the layer's lock, here and below."""
+        record = MountRecord(layer_id, path, 1, source, tuple(areas), self._boot, self._namespace)
+        self._write(record)
+        return record
+
+    def add(self, layer_id: str) -> MountRecord:
+        """Count one more mount of a layer that is mounted."""
+        return self._count(layer_id, 1)
+
+    def drop(self, layer_id: str) -> MountRecord:
+        """Count one mount less of a layer that stays mounted."""
+        return self._count(layer_id, -1)
+
+    def _count(self, layer_id: str, step: int) -> MountRecord:
+        record = self.get(layer_id)
+        if record is None:
+            raise LookupError(layer_id)
+        changed = replace(record, count=record.count + step)
+        self._write(changed)
+        return changed
+
+    def _write(self, record: MountRecord) -> None:
+        self._records.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self._file(record.layer)
+        values = {
+            "layer": record.layer, "path": str(record.path), "count": record.count, "source": record.source,
+            "areas": [str(area) for area in record.areas], "boot": record.boot, "namespace": record.namespace,
+        }  # fmt: skip
+        temporary = path.with_suffix(f".{os.urandom(8).hex()}")
+        temporary.write_text(json.dumps(values))
+        os.rename(temporary, path)
+
+    def remove(self, layer_id: str) -> None:
+        """Forget a layer's mount, and its mount point when nothing is mounted there."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._file(layer_id))
+        with contextlib.suppress(OSError):  # still busy, or gone already
+            os.rmdir(self._points / layer_id)

@@ -1,0 +1,112 @@
+"""What the kernel, the filesystem and the privileges allow: tried out on the cache folder itself.
+
+Answers hold for a boot and are kept in the run root; tests and the command line may give their own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from contextlib import suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from lading.errors import LadingError
+from lading.materialize import mounts, syscalls
+
+_FILE: Final = "abilities.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What works here."""
+
+    root: bool  #: owners, devices and all attributes can be given
+    overlay: bool  #: overlay can be mounted with an upper on the cache's filesystem
+    new_mount_api: bool
+    lowerdir_plus: bool
+    trusted_xattrs: bool
+    mknod: bool
+
+
+def probe(cache: Path, run: Path) -> Abilities:
+    """Tell what works for trees below the cache folder.
+
+    Args:
+        cache: the store's cache folder; a scratch folder is made in it and removed.
+        run: folder of this boot's state; remembers the answer when it exists.
+    """
+    note = run / _FILE
+    known = _read(note)
+    if known is not None:
+        return known
+    found = _try_out(cache)
+    if run.is_dir():
+        with suppress(OSError):  # it is only remembered to save time
+            temporary = note.with_suffix(f".{os.getpid()}")
+            temporary.write_text(json.dumps({"boot": _boot(), "uid": os.geteuid(), **asdict(found)}))
+            os.rename(temporary, note)
+    return found
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def _read(note: Path) -> Abilities | None:
+    try:
+        values = json.loads(note.read_bytes())
+        if values.pop("boot") != _boot() or values.pop("uid") != os.geteuid():
+            return None
+        return Abilities(**{field.name: bool(values[field.name]) for field in fields(Abilities)})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _try_out(cache: Path) -> Abilities:
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=cache))
+    except OSError:
+        return Abilities(os.geteuid() == 0, False, False, False, False, False)
+    try:
+        trusted = _can(lambda: os.setxattr(scratch, "trusted.lading.probe", b"1"))
+        device = _can(lambda: os.mknod(scratch / "device", 0o020600, os.makedev(0, 0)))
+        api = _can(_try_fsopen)
+        for lowerdir_plus in (True, False) if api else (False,):
+            abilities = Abilities(os.geteuid() == 0, True, api, lowerdir_plus, trusted, device)
+            if _can(lambda: _try_overlay(scratch, abilities)):  # noqa: B023 - called within the round
+                return abilities
+        return Abilities(os.geteuid() == 0, False, api, False, trusted, device)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _can(attempt: object) -> bool:
+    assert callable(attempt)
+    try:
+        attempt()
+    except (OSError, LadingError):
+        return False
+    return True
+
+
+def _try_fsopen() -> None:
+    os.close(syscalls.fsopen(b"overlay"))
+
+
+def _try_overlay(scratch: Path, abilities: Abilities) -> None:
+    """Mount a small stack, write through it, unmount it."""
+    if os.geteuid() != 0:
+        raise PermissionError("mounting needs root")
+    folders = [scratch / f"{name}{int(abilities.lowerdir_plus)}" for name in ("lower", "upper", "work", "merged")]
+    for folder in folders:
+        folder.mkdir()
+    lower, upper, work, merged = folders
+    mounts.mount_overlay([lower], upper, work, merged, source="lading:probe", read_only=False, abilities=abilities)
+    try:
+        (merged / "written").write_bytes(b"x")
+    finally:
+        mounts.unmount(merged)
