@@ -190,7 +190,14 @@ def _store_batch(conn: Connection, content_id: int, batch: Sequence[Entry], star
     conn.executemany(
         "INSERT INTO incoming VALUES (?, ?, ?, ?, ?, ?)",
         [
-            (start + i, path_to_text(e.path), None if e.link is None else path_to_text(e.link), e.kind, int(e.opaque), key)
+            (
+                start + i,
+                path_to_text(e.path),
+                None if e.link is None else path_to_text(e.link),
+                e.kind,
+                int(e.opaque),
+                key,
+            )
             for i, (e, key) in enumerate(zip(batch, keys, strict=True))
         ],
     )
@@ -262,7 +269,8 @@ def ready(tx: WriteTransaction, content_id: int, key: str) -> str:
         tx.conn.execute("UPDATE content SET key = NULL, diff_id = NULL WHERE id = ?", (present[0],))
     diff_id = key if key.startswith("sha256:") else None
     tx.conn.execute(
-        "UPDATE content SET state = 'ready', key = ?, diff_id = ? WHERE id = ? AND state = 'building'", (key, diff_id, content_id)
+        "UPDATE content SET state = 'ready', key = ?, diff_id = ? WHERE id = ? AND state = 'building'",
+        (key, diff_id, content_id),
     )
     return key
 
@@ -346,6 +354,7 @@ def pack_regions(regions: Sequence[tuple[int, int]]) -> bytes:
 def unpack_regions(data: bytes) -> Iterator[tuple[int, int]]:
     """Decode a sparse map."""
     for position in range(0, len(data), 16):
-        yield int.from_bytes(data[position : position + 8], "little"), int.from_bytes(data[position + 8 : position + 16], "little")
-
-
+        yield (
+            int.from_bytes(data[position : position + 8], "little"),
+            int.from_bytes(data[position + 8 : position + 16], "little"),
+        )

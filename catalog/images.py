@@ -36,7 +36,8 @@ def list_images(conn: Connection) -> list[Image]:
     owned = names.names_by_owner(conn, "image")
     data = bigdata.data_by_owner(conn, "image")
     return [
-        _image(row, tuple(owned.get(row[0], ())), tuple(data.get(row[0], ()))) for row in conn.execute(f"{_SELECT} ORDER BY seq")
+        _image(row, tuple(owned.get(row[0], ())), tuple(data.get(row[0], ())))
+        for row in conn.execute(f"{_SELECT} ORDER BY seq")
     ]
 
 

@@ -110,11 +110,16 @@ class Journal:
         """Tell whether the current segment is long enough to be closed."""
         return head(conn).offset > SEGMENT_SIZE
 
-    def start_segment(self, conn: Connection, snapshot: str, at_ns: int) -> None:
-        """Begin a new segment that rests on a snapshot object, as part of the open transaction."""
+    def start_segment(self, conn: Connection, snapshot: str, at_ns: int) -> int:
+        """Begin a new segment that rests on a snapshot object, as part of the open transaction.
+
+        Returns:
+            The segment's number.
+        """
         at = head(conn)
         _set_head(conn, Head(at.segment + 1, 0, at.seq, at.digest))
         self.append(conn, {"at": at_ns, "verb": "snapshot", "snapshot": snapshot, "changes": []})
+        return at.segment + 1
 
     def remove_before(self, segment: int) -> None:
         """Remove segments that a snapshot has replaced."""

@@ -122,7 +122,9 @@ def _content_id(conn: Connection, key: str) -> int:
 def delete_layer(tx: WriteTransaction, layer_id: str) -> None:
     """Delete a layer's record; an image that had it as mapped copy loses it."""
     tx.touch("layer", layer_id)
-    for image_id, mapped in tx.conn.execute("SELECT id, mapped_layers FROM image WHERE mapped_layers <> '[]'").fetchall():
+    for image_id, mapped in tx.conn.execute(
+        "SELECT id, mapped_layers FROM image WHERE mapped_layers <> '[]'"
+    ).fetchall():
         left = [other for other in json.loads(mapped) if other != layer_id]
         if len(left) < len(json.loads(mapped)):
             tx.touch("image", image_id)

@@ -9,14 +9,14 @@ STATEMENTS: Final[tuple[str, ...]] = (
     'CREATE TABLE "pack" ("id" INTEGER NOT NULL PRIMARY KEY, "name" TEXT NOT NULL, "size" INTEGER NOT '
     'NULL, "payload" INTEGER NOT NULL, "epoch" INTEGER NOT NULL, "settled" INTEGER NOT NULL)',
     'CREATE UNIQUE INDEX "pack_name" ON "pack" ("name")',
-    'CREATE INDEX pack_unsettled ON pack (epoch) WHERE NOT settled',
+    "CREATE INDEX pack_unsettled ON pack (epoch) WHERE NOT settled",
     'CREATE TABLE "object" ("id" INTEGER NOT NULL PRIMARY KEY, "digest" BLOB NOT NULL, "kind" INTEGER NOT '
     'NULL, "pack_id" INTEGER NOT NULL, "offset" INTEGER NOT NULL, "stored_size" INTEGER NOT NULL, "size" '
     'INTEGER NOT NULL, "codec" INTEGER NOT NULL, "frames" BLOB, "condemned" INTEGER, "verified_at" '
     'INTEGER, FOREIGN KEY ("pack_id") REFERENCES "pack" ("id") ON DELETE RESTRICT)',
     'CREATE UNIQUE INDEX "object_digest" ON "object" ("digest")',
     'CREATE INDEX "object_pack_id" ON "object" ("pack_id")',
-    'CREATE INDEX object_condemned ON object (condemned) WHERE condemned IS NOT NULL',
+    "CREATE INDEX object_condemned ON object (condemned) WHERE condemned IS NOT NULL",
     'CREATE TABLE "path" ("id" INTEGER NOT NULL PRIMARY KEY, "parent_id" INTEGER, "path" TEXT NOT NULL, '
     'FOREIGN KEY ("parent_id") REFERENCES "path" ("id") ON DELETE RESTRICT)',
     'CREATE INDEX "path_parent_id" ON "path" ("parent_id")',
@@ -28,14 +28,14 @@ STATEMENTS: Final[tuple[str, ...]] = (
     'CREATE UNIQUE INDEX "inode_key" ON "inode" ("key")',
     'CREATE INDEX "inode_object_id" ON "inode" ("object_id")',
     'CREATE TABLE "content" ("id" INTEGER NOT NULL PRIMARY KEY, "key" TEXT, "diff_id" TEXT, "size" '
-    'INTEGER NOT NULL, "recipe_id" INTEGER, "state" TEXT NOT NULL CHECK (state IN (\'building\', \'ready\', '
+    "INTEGER NOT NULL, \"recipe_id\" INTEGER, \"state\" TEXT NOT NULL CHECK (state IN ('building', 'ready', "
     '\'condemned\')), "epoch" INTEGER NOT NULL, "entries" INTEGER NOT NULL, "diff_bytes" INTEGER NOT NULL, '
     '"uids" TEXT NOT NULL, "gids" TEXT NOT NULL, FOREIGN KEY ("recipe_id") REFERENCES "object" ("id") ON '
-    'DELETE RESTRICT)',
+    "DELETE RESTRICT)",
     'CREATE UNIQUE INDEX "content_key" ON "content" ("key")',
     'CREATE UNIQUE INDEX "content_diff_id" ON "content" ("diff_id")',
     'CREATE INDEX "content_recipe_id" ON "content" ("recipe_id")',
-    'CREATE INDEX content_hidden ON content (state, epoch) WHERE state <> \'ready\'',
+    "CREATE INDEX content_hidden ON content (state, epoch) WHERE state <> 'ready'",
     'CREATE TABLE "entry" ("content_id" INTEGER NOT NULL, "path_id" INTEGER NOT NULL, "seq" INTEGER NOT '
     'NULL, "kind" INTEGER NOT NULL, "opaque" INTEGER NOT NULL, "inode_id" INTEGER, "link_path_id" '
     'INTEGER, PRIMARY KEY ("content_id", "path_id"), FOREIGN KEY ("content_id") REFERENCES "content" '
@@ -60,14 +60,14 @@ STATEMENTS: Final[tuple[str, ...]] = (
     'CREATE TABLE "layer_content" ("layer_id" INTEGER NOT NULL, "position" INTEGER NOT NULL, "content_id" '
     'INTEGER NOT NULL, PRIMARY KEY ("layer_id", "position"), FOREIGN KEY ("layer_id") REFERENCES "layer" '
     '("seq") ON DELETE CASCADE, FOREIGN KEY ("content_id") REFERENCES "content" ("id") ON DELETE '
-    'RESTRICT) WITHOUT ROWID',
+    "RESTRICT) WITHOUT ROWID",
     'CREATE INDEX "layercontent_content_id" ON "layer_content" ("content_id")',
     'CREATE TABLE "image" ("seq" INTEGER NOT NULL PRIMARY KEY, "id" TEXT NOT NULL, "digest" TEXT NOT '
     'NULL, "layer" TEXT NOT NULL, "mapped_layers" TEXT NOT NULL, "names_history" TEXT NOT NULL, '
     '"metadata" TEXT NOT NULL, "created_ns" INTEGER NOT NULL, "flags" TEXT NOT NULL)',
     'CREATE UNIQUE INDEX "image_id" ON "image" ("id")',
     'CREATE INDEX "image_layer" ON "image" ("layer")',
-    'CREATE INDEX image_mapped ON image (seq) WHERE mapped_layers <> \'[]\'',
+    "CREATE INDEX image_mapped ON image (seq) WHERE mapped_layers <> '[]'",
     'CREATE TABLE "container" ("seq" INTEGER NOT NULL PRIMARY KEY, "id" TEXT NOT NULL, "image" TEXT NOT '
     'NULL, "layer" TEXT NOT NULL, "metadata" TEXT NOT NULL, "created_ns" INTEGER NOT NULL, "uidmap" TEXT '
     'NOT NULL, "gidmap" TEXT NOT NULL, "flags" TEXT NOT NULL)',
@@ -76,15 +76,15 @@ STATEMENTS: Final[tuple[str, ...]] = (
     'CREATE INDEX "container_layer" ON "container" ("layer")',
     'CREATE TABLE "layer_name" ("name" TEXT NOT NULL PRIMARY KEY, "owner_id" INTEGER NOT NULL, "position" '
     'INTEGER NOT NULL, FOREIGN KEY ("owner_id") REFERENCES "layer" ("seq") ON DELETE CASCADE) WITHOUT '
-    'ROWID',
+    "ROWID",
     'CREATE INDEX "layername_owner_id" ON "layer_name" ("owner_id")',
     'CREATE TABLE "image_name" ("name" TEXT NOT NULL PRIMARY KEY, "owner_id" INTEGER NOT NULL, "position" '
     'INTEGER NOT NULL, FOREIGN KEY ("owner_id") REFERENCES "image" ("seq") ON DELETE CASCADE) WITHOUT '
-    'ROWID',
+    "ROWID",
     'CREATE INDEX "imagename_owner_id" ON "image_name" ("owner_id")',
     'CREATE TABLE "container_name" ("name" TEXT NOT NULL PRIMARY KEY, "owner_id" INTEGER NOT NULL, '
     '"position" INTEGER NOT NULL, FOREIGN KEY ("owner_id") REFERENCES "container" ("seq") ON DELETE '
-    'CASCADE) WITHOUT ROWID',
+    "CASCADE) WITHOUT ROWID",
     'CREATE INDEX "containername_owner_id" ON "container_name" ("owner_id")',
     'CREATE TABLE "layer_data" ("owner_id" INTEGER NOT NULL, "key" TEXT NOT NULL, "position" INTEGER NOT '
     'NULL, "object_id" INTEGER, "size" INTEGER NOT NULL, "digest" TEXT NOT NULL, PRIMARY KEY ("owner_id", '

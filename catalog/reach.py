@@ -23,7 +23,8 @@ BATCH_ROWS: Final = 5000
 _REFERENCED: Final = (
     "(EXISTS (SELECT 1 FROM inode i WHERE i.object_id = o.id) OR EXISTS (SELECT 1 FROM content c WHERE c.recipe_id = o.id) "
     "OR EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) OR EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
-    "OR EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id))"
+    "OR EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
+    "OR EXISTS (SELECT 1 FROM meta m WHERE m.key = 'snapshot' AND m.value = lower(hex(o.digest))))"
 )
 
 #: A ready content that no layer has, and a hidden one whose writer is gone (?1: the last ended epoch).
@@ -99,7 +100,9 @@ def _delete_entries(catalog: Catalog, content_id: int) -> bool:
         ).fetchall()
         if not rows:
             return False
-        conn.executemany("DELETE FROM entry WHERE content_id = ? AND path_id = ?", [(content_id, row[0]) for row in rows])
+        conn.executemany(
+            "DELETE FROM entry WHERE content_id = ? AND path_id = ?", [(content_id, row[0]) for row in rows]
+        )
         inodes = [(inode,) for inode in {row[1] for row in rows if row[1] is not None}]
         unused = "id = ? AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.inode_id = inode.id)"
         conn.executemany(
@@ -180,7 +183,9 @@ def pack_uses(conn: Connection, dead: Iterable[int] = ()) -> list[PackUse]:
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS taken (id INTEGER PRIMARY KEY)")
     conn.execute("DELETE FROM temp.taken")
     conn.executemany("INSERT INTO taken VALUES (?)", [(object_id,) for object_id in dead])
-    lost = dict(conn.execute("SELECT o.pack_id, sum(o.stored_size) FROM taken t JOIN object o ON o.id = t.id GROUP BY 1"))
+    lost = dict(
+        conn.execute("SELECT o.pack_id, sum(o.stored_size) FROM taken t JOIN object o ON o.id = t.id GROUP BY 1")
+    )
     fewer = dict(conn.execute("SELECT o.pack_id, count(*) FROM taken t JOIN object o ON o.id = t.id GROUP BY 1"))
     query = (
         "SELECT p.id, p.name, p.size, p.payload, coalesce(sum(o.stored_size), 0), count(o.id) "
@@ -228,7 +233,8 @@ def doomed_objects(conn: Connection, ended: int) -> tuple[set[int], int]:
         "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.recipe_id = o.id AND c.id NOT IN (SELECT id FROM doomed_content)) "
         "AND NOT EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) "
         "AND NOT EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
-        "AND NOT EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id)"
+        "AND NOT EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
+        "AND NOT EXISTS (SELECT 1 FROM meta m WHERE m.key = 'snapshot' AND m.value = lower(hex(o.digest)))"
     )
     conn.execute(
         f"INSERT INTO doomed_object SELECT o.id FROM object o WHERE o.id IN ({suspects} "
@@ -269,7 +275,8 @@ def forget_packs(catalog: Catalog, names: Sequence[str]) -> list[str]:
     with catalog.write_rows("gc: forget packs") as conn:
         for name in names:
             cursor = conn.execute(
-                "DELETE FROM pack WHERE name = ? AND NOT EXISTS (SELECT 1 FROM object o WHERE o.pack_id = pack.id)", (name,)
+                "DELETE FROM pack WHERE name = ? AND NOT EXISTS (SELECT 1 FROM object o WHERE o.pack_id = pack.id)",
+                (name,),
             )
             if cursor.rowcount:
                 gone.append(name)

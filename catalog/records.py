@@ -58,7 +58,7 @@ def _plain(value: Any) -> Any:
 def restored(kind: RecordKind, values: dict[str, Any]) -> tuple[Record, tuple[BigData, ...]]:
     """Turn a state back into a record and its big data."""
     data = tuple(BigData(key, size, digest, bytes.fromhex(found)) for key, size, digest, found in values["big_data"])
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(IDMap(*item) for item in value) if name in ("uidmap", "gidmap") else tuple(value) if isinstance(value, list) else value
         for name, value in values.items()
         if name != "big_data"

@@ -136,5 +136,6 @@ SELECT e.seq, strftime('%Y-%m-%dT%H:%M:%SZ', e.at_ns / 1000000000, 'unixepoch') 
 """
 
 VIEWS_SQL: Final[tuple[str, ...]] = tuple(
-    text.strip() for text in (_LAYER, _IMAGE, _CONTAINER, _CHAIN, _FILE, _REFS, _IMAGE_OBJECT, _COST, _GARBAGE, _BALANCE, _EVENT)
+    text.strip()
+    for text in (_LAYER, _IMAGE, _CONTAINER, _CHAIN, _FILE, _REFS, _IMAGE_OBJECT, _COST, _GARBAGE, _BALANCE, _EVENT)
 )

@@ -46,7 +46,7 @@ def create_container(
 @command("containers", params=(json_option,))
 def containers(session: Session, arguments: Sequence[str], as_json: bool) -> None:
     """List all containers."""
-    found = session.store.containers.list()
+    found = session.store.containers.all()
     if as_json:
         output.emit_json([output.container_json(item) for item in found])
         return

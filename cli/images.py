@@ -84,7 +84,7 @@ def _listed(found: Sequence[Image], quiet: bool, as_json: bool, empty: Any) -> N
 @command("images", params=(quiet_option, json_option))
 def images(session: Session, arguments: Sequence[str], quiet: bool, as_json: bool) -> None:
     """List all images."""
-    _listed(session.store.images.list(), quiet, as_json, None)
+    _listed(session.store.images.all(), quiet, as_json, None)
 
 
 @command("images-by-digest", count=(1, 1), usage="DIGEST", params=(quiet_option, json_option))

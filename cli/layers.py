@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import click
 
@@ -62,7 +62,7 @@ def import_layer(
 def layers(session: Session, arguments: Sequence[str], tree: bool, quiet: bool, as_json: bool) -> None:
     """List all layers."""
     store = session.store
-    found = store.layers.list()
+    found = store.layers.all()
     if as_json:
         output.emit_json([output.layer_json(layer) for layer in found] or None)
         return
@@ -70,7 +70,7 @@ def layers(session: Session, arguments: Sequence[str], tree: bool, quiet: bool, 
         for layer in found:
             output.line(output.shown(layer.id))
         return
-    users = _Users(store.images.list(), store.containers.list())
+    users = _Users(store.images.all(), store.containers.all())
     if tree:
         mounted = {mount.layer: str(mount.path) for mount in store.mounts()}
         for text in draw_tree(found, lambda layer: users.notes(layer, mounted)):
@@ -114,7 +114,7 @@ class _Users:
         return notes
 
 
-def draw_tree(found: Sequence[Layer], notes_of: object) -> list[str]:
+def draw_tree(found: Sequence[Layer], notes_of: Callable[[Layer], list[str]]) -> list[str]:
     """Draw layers below their parents; without recursion, for chains of any depth.
 
     Args:
@@ -124,7 +124,6 @@ def draw_tree(found: Sequence[Layer], notes_of: object) -> list[str]:
     Returns:
         Lines; layers without parent hang below ``(base)``, those of a missing parent below its id.
     """
-    assert callable(notes_of)
     by_id = {layer.id: layer for layer in found}
     children: dict[str, list[Layer]] = {}
     for layer in found:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO
 
 from lading.flows import bigdata, containers, export, images, layers, sealing
 from lading.flows.context import Context, Progress
 from lading.flows.export import DiffStream
-from lading.values import Change, Container, IDMap, Image, Layer
+from lading.values import Change, Container, IDMap, Image, Layer, Readable
 
 
 class Layers:
@@ -20,9 +19,9 @@ class Layers:
         self._context = context
 
     def __iter__(self) -> Iterator[Layer]:
-        return iter(self.list())
+        return iter(self.all())
 
-    def list(self) -> list[Layer]:
+    def all(self) -> list[Layer]:
         """List all layers, oldest first."""
         return layers.list_all(self._context)
 
@@ -69,7 +68,7 @@ class Layers:
 
     def import_(
         self,
-        stream: BinaryIO,
+        stream: Readable,
         parent: str = "",
         *,
         id: str = "",
@@ -96,7 +95,7 @@ class Layers:
             expected=expected, progress=progress,
         )  # fmt: skip
 
-    def apply(self, ref: str, stream: BinaryIO, *, expected: str = "", progress: Progress | None = None) -> Layer:
+    def apply(self, ref: str, stream: Readable, *, expected: str = "", progress: Progress | None = None) -> Layer:
         """Apply a diff on top of what the layer holds.
 
         Raises:
@@ -154,7 +153,7 @@ class Layers:
         """Read a big data item as chunks."""
         return bigdata.read(self._context, "layer", ref, key)
 
-    def set_data(self, ref: str, key: str, stream: BinaryIO) -> None:
+    def set_data(self, ref: str, key: str, stream: Readable) -> None:
         """Store or replace a big data item."""
         bigdata.store(self._context, "layer", ref, key, stream)
 
@@ -166,9 +165,9 @@ class Images:
         self._context = context
 
     def __iter__(self) -> Iterator[Image]:
-        return iter(self.list())
+        return iter(self.all())
 
-    def list(self) -> list[Image]:
+    def all(self) -> list[Image]:
         """List all images, oldest first."""
         return images.list_all(self._context)
 
@@ -248,7 +247,7 @@ class Images:
         """Tell the digest of a big data item."""
         return bigdata.digest(self._context, "image", ref, key)
 
-    def set_data(self, ref: str, key: str, stream: BinaryIO) -> None:
+    def set_data(self, ref: str, key: str, stream: Readable) -> None:
         """Store or replace a big data item."""
         bigdata.store(self._context, "image", ref, key, stream)
 
@@ -260,9 +259,9 @@ class Containers:
         self._context = context
 
     def __iter__(self) -> Iterator[Container]:
-        return iter(self.list())
+        return iter(self.all())
 
-    def list(self) -> list[Container]:
+    def all(self) -> list[Container]:
         """List all containers, oldest first."""
         return containers.list_all(self._context)
 
@@ -345,6 +344,6 @@ class Containers:
         """Tell the digest of a big data item."""
         return bigdata.digest(self._context, "container", ref, key)
 
-    def set_data(self, ref: str, key: str, stream: BinaryIO) -> None:
+    def set_data(self, ref: str, key: str, stream: Readable) -> None:
         """Store or replace a big data item."""
         bigdata.store(self._context, "container", ref, key, stream)

@@ -61,7 +61,9 @@ def flatten(contents: Sequence[Iterable[Entry]]) -> list[Entry]:
     return _relinked(sorted_entries(merged.values()), origins)
 
 
-def _over(lower: Tree, origins: dict[bytes, int], content: Sequence[Entry], number: int) -> tuple[Tree, dict[bytes, int]]:
+def _over(
+    lower: Tree, origins: dict[bytes, int], content: Sequence[Entry], number: int
+) -> tuple[Tree, dict[bytes, int]]:
     """Lay one content over a tree; ``origins`` tells which content a path came from."""
     if not lower:
         shown = [_settled(entry, None) for entry in content if entry.kind != WHITEOUT]
@@ -195,7 +197,14 @@ def _was_opaque(below: Entry | None) -> bool:
 
 def _attributes_differ(old: Inode, new: Inode) -> bool:
     """Compare what a listing of changes goes by; contents are not read."""
-    if (old.type, old.mode, old.uid, old.gid, old.rdev, old.target) != (new.type, new.mode, new.uid, new.gid, new.rdev, new.target):
+    if (old.type, old.mode, old.uid, old.gid, old.rdev, old.target) != (
+        new.type,
+        new.mode,
+        new.uid,
+        new.gid,
+        new.rdev,
+        new.target,
+    ):
         return True
     if old.type != "d" and old.size != new.size:
         return True
@@ -314,5 +323,3 @@ def diff_size(entries: Iterable[Entry]) -> int:
         for entry in entries
         if entry.inode is not None and entry.link is None and entry.inode.type != "d"
     )
-
-

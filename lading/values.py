@@ -145,6 +145,14 @@ class ContentSource(Protocol):
         ...
 
 
+class Readable(Protocol):
+    """A stream of bytes, read forwards."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read up to ``size`` bytes; none at the end."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class IDMap:
     """One contiguous range of an ID mapping."""

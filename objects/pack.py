@@ -119,7 +119,9 @@ def tail(objects: Sequence[Location], end: int) -> bytes:
     """Index and footer of a pack whose frames end at ``end``."""
     parts = []
     for item in objects:
-        parts.append(RECORD.pack(item.digest, item.kind, item.codec, len(item.frames) // 4 or 1, item.stored_size, item.size))
+        parts.append(
+            RECORD.pack(item.digest, item.kind, item.codec, len(item.frames) // 4 or 1, item.stored_size, item.size)
+        )
         parts.append(item.frames)
     plain = b"".join(parts)
     stored = pyzstd.compress(plain, _INDEX_LEVEL)

@@ -7,22 +7,25 @@ from __future__ import annotations
 
 import bz2
 import hashlib
+import importlib
 import lzma
 import queue
 import threading
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, Final, Protocol
 
 import pyzstd
 
 from lading.errors import InvalidInput
+from lading.values import Readable
 
+fast_zlib: Any
 try:
-    from isal import isal_zlib as fast_zlib
+    fast_zlib = importlib.import_module("isal.isal_zlib")
 except ImportError:  # optional: twice as fast, otherwise the same
-    import zlib as fast_zlib
+    fast_zlib = zlib
 
 #: Bytes read from the source at a time.
 READ_SIZE: Final = 1 << 20
@@ -155,7 +158,7 @@ def _decoder(compression: int) -> _Decoder:
         return _Standard(bz2.BZ2Decompressor())
     if compression == XZ:
         return _Standard(lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=XZ_MEMORY_MAX))
-    options = {pyzstd.DParameter.windowLogMax: ZSTD_WINDOW_LOG_MAX}
+    options: dict[int, int] = {pyzstd.DParameter.windowLogMax: ZSTD_WINDOW_LOG_MAX}
     return _Standard(pyzstd.ZstdDecompressor(option=options))
 
 
@@ -169,6 +172,12 @@ def detect(head: bytes) -> int:
     return NONE
 
 
+#: What the decompressors raise for damaged input.
+_DAMAGE: Final[tuple[type[Exception], ...]] = (
+    zlib.error, fast_zlib.error, OSError, lzma.LZMAError, pyzstd.ZstdError, EOFError, ValueError,
+)  # fmt: skip
+
+
 class CompressedStreamError(InvalidInput):
     """A compressed stream is cut or damaged."""
 
@@ -176,7 +185,7 @@ class CompressedStreamError(InvalidInput):
 class InputStream:
     """A layer tar as presented: hands out plain bytes and hashes both sides."""
 
-    def __init__(self, raw: BinaryIO) -> None:
+    def __init__(self, raw: Readable) -> None:
         """Look at the first bytes of a stream.
 
         Args:
@@ -219,8 +228,10 @@ class InputStream:
             begun = True
             try:
                 data = decoder.decode(pending)
-            except (zlib.error, fast_zlib.error, OSError, lzma.LZMAError, pyzstd.ZstdError, EOFError, ValueError) as error:
-                raise CompressedStreamError(f"invalid tar header: the compressed stream is damaged ({error})") from error
+            except _DAMAGE as error:
+                raise CompressedStreamError(
+                    f"invalid tar header: the compressed stream is damaged ({error})"
+                ) from error
             pending = b""
             if data:
                 yield data

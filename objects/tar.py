@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, Protocol
 from zlib import adler32
 
@@ -237,8 +238,9 @@ def _checked(header: bytes) -> bytes:
     return header[156:157]
 
 
+@lru_cache(4096)
 def _octal(field_: bytes) -> int:
-    """Read an octal number, ended by NUL or space; an empty one is 0."""
+    """Read an octal number, ended by NUL or space; an empty one is 0. Most fields of a tar repeat."""
     text = field_.partition(b"\0")[0].strip(b" ")
     if not text:
         return 0
@@ -337,14 +339,20 @@ def _read_member(
     stored = member.size
     if kind == b"S":
         _read_old_sparse(source, sink, limits, header, member)
-    elif kind in _FILE_TYPES and (pending.sparse_map or b"GNU.sparse.size" in pending.pax or b"GNU.sparse.realsize" in pending.pax):
+    elif kind in _FILE_TYPES and (
+        pending.sparse_map or b"GNU.sparse.size" in pending.pax or b"GNU.sparse.realsize" in pending.pax
+    ):
         stored -= _read_pax_sparse(source, sink, limits, pending, member)
     if kind in _FILE_TYPES or kind == b"S":
         if kind in b"0\x00" and member.name.endswith(b"/"):
             member.type = b"5"  # how tars from before directories had a type write them
         _check_regions(member, stored, limits)
         if stored:
-            member.digest = sink.put(source.take(stored)) if stored <= WHOLE_SIZE_MAX else sink.stream(source.chunks(stored), stored)
+            member.digest = (
+                sink.put(source.take(stored))
+                if stored <= WHOLE_SIZE_MAX
+                else sink.stream(source.chunks(stored), stored)
+            )
     elif stored:
         for part in source.chunks(stored):
             sink.literal(part)
@@ -458,7 +466,10 @@ def _old_regions(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
         if block[position] == 0:
             break
         regions.append(
-            (_number(block, position, position + 12, "sparse map"), _number(block, position + 12, position + 24, "sparse map"))
+            (
+                _number(block, position, position + 12, "sparse map"),
+                _number(block, position + 12, position + 24, "sparse map"),
+            )
         )
     return regions
 
@@ -477,7 +488,10 @@ def _read_pax_sparse(source: _Source, sink: TarSink, limits: TarLimits, pending:
         numbers = [_map_number(text, member) for text in pax[b"GNU.sparse.map"].split(b",") if text]
     else:
         numbers = [_map_number(value, member) for _, value in pending.sparse_map]
-        if any(key != (b"GNU.sparse.offset", b"GNU.sparse.numbytes")[i % 2] for i, (key, _) in enumerate(pending.sparse_map)):
+        if any(
+            key != (b"GNU.sparse.offset", b"GNU.sparse.numbytes")[i % 2]
+            for i, (key, _) in enumerate(pending.sparse_map)
+        ):
             raise bad_header("its sparse map is out of order", member.name)
     if len(numbers) % 2 or len(numbers) > 2 * limits.sparse_regions_max:
         raise bad_header("its sparse map is odd or too long", member.name)
@@ -533,4 +547,3 @@ def _check_regions(member: Member, stored: int, limits: TarLimits) -> None:
     regions = tuple((offset, length) for offset, length in member.sparse if length)
     whole = len(regions) == 1 and regions[0] == (0, member.size)
     member.sparse = () if whole else regions
-

@@ -111,7 +111,11 @@ def header(name: bytes, kind: bytes, inode: Inode, size: int, target: bytes = b"
             prefix, name = split
     if len(target) > _NAME_SIZE or not target.isascii():
         pax[b"linkpath"] = target
-    for key, value, limit in ((b"uid", inode.uid, _OCTAL_8_MAX), (b"gid", inode.gid, _OCTAL_8_MAX), (b"size", size, _OCTAL_12_MAX)):
+    for key, value, limit in (
+        (b"uid", inode.uid, _OCTAL_8_MAX),
+        (b"gid", inode.gid, _OCTAL_8_MAX),
+        (b"size", size, _OCTAL_12_MAX),
+    ):
         if value > limit:
             pax[key] = b"%d" % value
     seconds = inode.mtime_ns // 1_000_000_000

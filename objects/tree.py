@@ -210,7 +210,17 @@ class Tree:
             xattrs = tuple(sorted(item for item in member.xattrs.items() if not item[0].startswith(_NOT_APPLIED)))
         if kind == "f":
             return Inode(
-                "f", member.mode, member.uid, member.gid, member.mtime_ns, member.size, member.digest, b"", 0, xattrs, member.sparse
+                "f",
+                member.mode,
+                member.uid,
+                member.gid,
+                member.mtime_ns,
+                member.size,
+                member.digest,
+                b"",
+                0,
+                xattrs,
+                member.sparse,
             )
         rdev = self._device(member) if kind in "cb" else 0
         target = member.target if kind == "l" else b""
@@ -221,7 +231,9 @@ class Tree:
         if not 0 <= member.major < 1 << 12 or not 0 <= member.minor < 1 << 20:
             raise refused(member.name, f"device {member.major}:{member.minor} is out of range")
         if member.type == b"3" and not member.major and not member.minor:
-            self._warnings.setdefault("0:0", f'"{printable(member.name)}" is device 0:0, which a mount shows as a removal')
+            self._warnings.setdefault(
+                "0:0", f'"{printable(member.name)}" is device 0:0, which a mount shows as a removal'
+            )
         return makedev(member.major, member.minor)
 
     def _replace(self, parent: _Node, name: bytes, path: bytes, node: _Node) -> None:
@@ -290,7 +302,9 @@ class Tree:
             if node is not _GONE and node.children is None and node.holder is not None and id(node.holder) not in seen:
                 seen.add(id(node.holder))
                 total += node.holder[0].size + len(node.holder[0].target)
-        return TarSummary(entries, tuple(sorted(self._uids)), tuple(sorted(self._gids)), tuple(self._warnings.values()), total)
+        return TarSummary(
+            entries, tuple(sorted(self._uids)), tuple(sorted(self._gids)), tuple(self._warnings.values()), total
+        )
 
     def _entries(self) -> Iterator[Entry]:
         root = self._root

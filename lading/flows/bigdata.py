@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import BinaryIO, Final
+from typing import Final
 
 from lading.catalog import bigdata as catalog_bigdata
 from lading.catalog import content as catalog_content
@@ -21,7 +21,7 @@ from lading.errors import (
 )
 from lading.flows.context import Context
 from lading.flows.records import check_text
-from lading.values import KIND_BIG_DATA, BigData, RecordKind, printable
+from lading.values import KIND_BIG_DATA, BigData, Readable, RecordKind, printable
 
 #: Bytes of an item in memory at a time while it is stored.
 READ_SIZE: Final = 1 << 20
@@ -121,7 +121,7 @@ def digest(context: Context, kind: RecordKind, ref: str, key: str) -> str:
     return item.digest
 
 
-def store(context: Context, kind: RecordKind, ref: str, key: str, stream: BinaryIO) -> None:
+def store(context: Context, kind: RecordKind, ref: str, key: str, stream: Readable) -> None:
     """Store or replace an item: its bytes first, then row and journal in one commit."""
     context.need_writable()
     if not key:
@@ -130,7 +130,7 @@ def store(context: Context, kind: RecordKind, ref: str, key: str, stream: Binary
     record_id = _resolve(context, kind, ref)
     sha256 = hashlib.sha256()
     total = 0
-    with context.epochs.shared():
+    with context.epochs.shared() as epoch:
         with context.writer() as writer:
             target = writer.stream(KIND_BIG_DATA)
             while chunk := stream.read(READ_SIZE):
@@ -139,7 +139,7 @@ def store(context: Context, kind: RecordKind, ref: str, key: str, stream: Binary
                 target.write(chunk)
             found = target.close()
             packs = writer.finish()
-        catalog_content.register_packs(context.catalog, packs)
+        catalog_content.register_packs(context.catalog, packs, epoch)
         with context.catalog.write(f"set-{kind}-data") as tx:
             if catalog_names.resolve(tx.conn, kind, record_id) != record_id:
                 raise _unknown(kind, ref)

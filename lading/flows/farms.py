@@ -75,7 +75,7 @@ def _tree(context: Context, steps: Sequence[_Step]) -> dict[bytes, Entry]:
         if step.live is None:
             contents.append(_entries(context, step.key))
         else:
-            contents.append(views.walk_upper(step.live))
+            contents.append(views.walked(step.live))
     return {entry.path: entry for entry in trees.flatten(contents)}
 
 
@@ -98,9 +98,35 @@ def _build(context: Context, name: str, entries: Sequence[Entry]) -> Path:
     return info.path
 
 
-def _name(*parts: str) -> str:
-    """Name a farm: short, so that many fit into a mount's options, and free of special characters."""
-    return blake3("\0".join(parts).encode()).hexdigest(16)
+def _name(key: str, *parts: str) -> str:
+    """Name a farm after its content, so that a collection can tell whose it is; free of special characters."""
+    name = blake3(key.encode()).hexdigest(16)
+    return name if not parts else f"{name}-{blake3('/'.join(parts).encode()).hexdigest(8)}"
+
+
+def present(context: Context) -> list[str]:
+    """Names of the farms in the cache."""
+    names = (item.name for item in os.scandir(context.layout.trees) if item.is_dir(follow_symlinks=False))
+    return sorted(name for name in names if not name.startswith("."))
+
+
+def needed(context: Context, *, planned: bool) -> set[str]:
+    """Names of the farms to keep: of contents that a layer has, and of whatever is mounted.
+
+    Args:
+        context: the store.
+        planned: contents that are only about to be condemned count as gone.
+    """
+    query = "SELECT key FROM content WHERE key IS NOT NULL AND state = 'ready'"
+    if planned:
+        query += (
+            " AND (EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = content.id)"
+            " OR EXISTS (SELECT 1 FROM layer l WHERE l.replay_content_id = content.id))"
+        )
+    with context.catalog.read() as conn:
+        live = {_name(row[0]) for row in conn.execute(query)}
+    mounted = any(record.source for record in context.mount_table.records())
+    return {name for name in present(context) if name.partition("-")[0] in live or name.startswith("root-") or mounted}
 
 
 def empty_root(context: Context, layer: Layer) -> Path:

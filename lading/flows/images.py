@@ -90,8 +90,8 @@ def create(
     )  # fmt: skip
     if layer:
         sealing.seal_if_idle(context, layers.get(context, layer))
-    with context.epochs.shared():
-        items = _store_items(context, big_data)
+    with context.epochs.shared() as epoch:
+        items = _store_items(context, big_data, epoch)
         with context.catalog.write("create-image") as tx:
             image = replace(
                 fresh, id=fresh.id or catalog_names.new_id(tx.conn, "image"),
@@ -114,7 +114,7 @@ def _check_digest(digest: str) -> None:
         ) from error
 
 
-def _store_items(context: Context, big_data: Mapping[str, bytes]) -> list[BigData]:
+def _store_items(context: Context, big_data: Mapping[str, bytes], epoch: int) -> list[BigData]:
     """Store the bytes of big data items; the caller holds the epoch lock."""
     if not big_data:
         return []
@@ -123,7 +123,7 @@ def _store_items(context: Context, big_data: Mapping[str, bytes]) -> list[BigDat
             if data:
                 writer.put(data, KIND_BIG_DATA)
         packs = writer.finish()
-    catalog_content.register_packs(context.catalog, packs)
+    catalog_content.register_packs(context.catalog, packs, epoch)
     return [
         BigData(key, len(data), f"sha256:{hashlib.sha256(data).hexdigest()}", blake3_digest(data) if data else b"")
         for key, data in big_data.items()

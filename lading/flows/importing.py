@@ -25,7 +25,7 @@ from lading.errors import DuplicateID, InUse, InvalidInput, NotFound
 from lading.flows import images, layers, records
 from lading.flows.context import Context, Progress
 from lading.flows.ingest import check_digest
-from lading.values import Image, Layer, printable
+from lading.values import Image, Layer, Readable, printable
 
 #: Documents (index, manifest, config) are read into memory; real ones are a few KiB.
 DOCUMENT_SIZE_MAX: Final = 4 << 20
@@ -51,7 +51,7 @@ class _Blob:
     size: int
 
     @contextmanager
-    def open(self) -> Iterator[BinaryIO]:
+    def open(self) -> Iterator[Readable]:
         with self.path.open("rb") as file:
             file.seek(self.offset)
             yield _Range(file, self.size)
@@ -66,14 +66,14 @@ class _Blob:
         return data
 
 
-class _Range(BinaryIO):
+class _Range:
     """The next ``size`` bytes of a file."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file = file
         self._left = size
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._file.read(self._left if size < 0 else min(size, self._left))
         self._left -= len(data)
         return data

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import BinaryIO, Final
+from typing import Final
 
 from lading.catalog import content as catalog_content
 from lading.catalog.database import WriteTransaction
@@ -19,7 +19,7 @@ from lading.objects.recipe import RecipeEncoder
 from lading.objects.streams import InputStream, StreamSummary
 from lading.objects.tar import TarLimits, TarSummary, ingest_tar
 from lading.objects.writer import ObjectStream, ObjectWriter
-from lading.values import KIND_DATA, KIND_RECIPE, Entry, PackContents
+from lading.values import KIND_DATA, KIND_RECIPE, Entry, PackContents, Readable
 
 #: Recipe bytes gathered before they go to the object writer.
 RECIPE_BUFFER: Final = 1 << 20
@@ -87,7 +87,7 @@ class RecipeSink:
 
 @contextmanager
 def ingesting(
-    context: Context, raw: BinaryIO, *, expected: str = "", progress: Progress | None = None
+    context: Context, raw: Readable, *, expected: str = "", progress: Progress | None = None
 ) -> Iterator[Ingested]:
     """Store a diff's bytes and hidden rows; hold the epoch lock for the caller's commit.
 
@@ -146,7 +146,7 @@ def store_content(
     Returns:
         The content's row number, for ``catalog.content.ready``.
     """
-    catalog_content.register_packs(context.catalog, packs)
+    catalog_content.register_packs(context.catalog, packs, epoch)
     return catalog_content.store_content(
         context.catalog, diff_id=diff_id, size=size, recipe=recipe, entries=tar.entries, uids=tar.uids, gids=tar.gids,
         diff_bytes=tar.diff_bytes, epoch=epoch,
@@ -176,12 +176,12 @@ def check_digest(text: str) -> None:
 class _Counted:
     """A stream that tells how far it was read."""
 
-    def __init__(self, raw: BinaryIO, progress: Progress) -> None:
+    def __init__(self, raw: Readable, progress: Progress) -> None:
         self._raw = raw
         self._progress = progress
         self._done = 0
 
-    def read(self, size: int = -1) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self._raw.read(size)
         self._done += len(data)
         self._progress(self._done, None)

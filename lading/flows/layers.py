@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import BinaryIO
 
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
@@ -23,7 +22,7 @@ from lading.flows import areas, sealing
 from lading.flows.context import Context, Progress
 from lading.flows.ingest import Ingested, ingesting
 from lading.flows.records import check_id, check_names, check_text
-from lading.values import IDMap, Layer
+from lading.values import IDMap, Layer, Readable
 
 
 def list_all(context: Context) -> list[Layer]:
@@ -131,7 +130,7 @@ def insert(tx: WriteTransaction, fresh: Layer, parent_ref: str) -> Layer:
 
 def import_layer(
     context: Context,
-    stream: BinaryIO,
+    stream: Readable,
     parent: str,
     *,
     id: str,
@@ -167,7 +166,7 @@ def described_by(layer: Layer, diff: Ingested) -> Layer:
     )  # fmt: skip
 
 
-def apply(context: Context, ref: str, stream: BinaryIO, *, expected: str, progress: Progress | None) -> Layer:
+def apply(context: Context, ref: str, stream: Readable, *, expected: str, progress: Progress | None) -> Layer:
     """Apply a diff on top of what a layer holds.
 
     A mounted layer gets the files through its mount point as well; its content stays in the write area

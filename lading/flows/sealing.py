@@ -77,7 +77,7 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
             digest = recipe.close()
             key = "native:" + digest.hex()
             packs = writer.finish()
-            catalog_content.register_packs(context.catalog, packs)
+            catalog_content.register_packs(context.catalog, packs, epoch)
             content_id = catalog_content.store_content(
                 context.catalog, diff_id=None, size=0, recipe=digest, entries=sealed, uids=(), gids=(),
                 diff_bytes=trees.diff_size(sealed), epoch=epoch,

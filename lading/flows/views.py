@@ -152,6 +152,11 @@ def _live(context: Context, layer: Layer, so_far: Stack, live: LiveFiles) -> Ent
     return [entry for entry in capture(context, layer, base, live.store(root)) if entry.path]
 
 
+def walked(upper: Path) -> list[Entry]:
+    """The entries of a live upper directory; contents are not read."""
+    return [entry for entry in capture_upper(upper, lambda _, __: b"") if entry.path]
+
+
 def base_tree(context: Context, layer: Layer) -> dict[bytes, Entry]:
     """The full tree that a layer's write area lies on, its own sealed contents included."""
     from dataclasses import replace

@@ -1,0 +1,319 @@
+"""Collection: rows first, then bytes. The dry run computes the plan that the run carries out.
+
+Garbage is condemned, the epoch is advanced, and what was condemned goes once its epoch has ended: in the
+same run when nothing else is going on, else in a later one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from lading.catalog import content as catalog_content
+from lading.catalog import reach
+from lading.catalog.database import Connection
+from lading.errors import LadingError
+from lading.flows import areas, farms, journaling
+from lading.flows.context import Context
+from lading.materialize import cache
+from lading.objects.durable import Staging, debris
+from lading.objects.pack import pack_size_of
+from lading.objects.repack import repack
+from lading.values import Location
+
+#: Packs smaller than this are merged, once there are this many of them: each holds a data item or two.
+SMALL_PACK: Final = 1 << 20
+SMALL_PACKS_MIN: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Rewrite:
+    """Packs whose live objects go into one new pack."""
+
+    packs: tuple[reach.PackUse, ...]
+    objects: tuple[Location, ...]
+    size: int  #: bytes of the new pack
+
+
+@dataclass(frozen=True, slots=True)
+class GcReport:
+    """What a collection does, or did. Sizes are bytes of files."""
+
+    contents: int  #: contents that go
+    objects: int  #: objects that go
+    packs_removed: int
+    packs_rewritten: int
+    pack_bytes: int  #: of packs removed, minus those of packs written
+    cache_bytes: int
+    debris_bytes: int  #: unfinished files and write areas that nothing names; not part of ``freed_bytes``
+    deferred_bytes: int = 0  #: stored bytes that running operations still hold
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def freed_bytes(self) -> int:
+        """Bytes of pack and cache files removed, minus those written."""
+        return self.pack_bytes + self.cache_bytes
+
+    def lines(self) -> list[str]:
+        """For people, a line a fact."""
+        lines = [
+            f"contents: {self.contents}",
+            f"objects: {self.objects}",
+            f"packs: {self.packs_removed} removed, {self.packs_rewritten} rewritten, {self.pack_bytes} bytes",
+            f"cache: {self.cache_bytes} bytes",
+            f"debris: {self.debris_bytes} bytes",
+        ]
+        if self.deferred_bytes:
+            lines.append(f"deferred: {self.deferred_bytes} bytes, until running operations have ended")
+        return [*lines, f"freed: {self.freed_bytes} bytes"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return {
+            "contents": self.contents, "objects": self.objects, "packs_removed": self.packs_removed,
+            "packs_rewritten": self.packs_rewritten, "pack_bytes": self.pack_bytes, "cache_bytes": self.cache_bytes,
+            "debris_bytes": self.debris_bytes, "deferred_bytes": self.deferred_bytes, "freed_bytes": self.freed_bytes,
+        }  # fmt: skip
+
+
+@dataclass
+class GcPlan:
+    """What a collection would do now. Carrying it out computes it anew: the world may have moved on."""
+
+    report: GcReport
+    _context: Context = field(repr=False)
+    _used: bool = field(default=False, repr=False)
+
+    @property
+    def freed_bytes(self) -> int:
+        """See ``GcReport.freed_bytes``."""
+        return self.report.freed_bytes
+
+    @property
+    def deferred_bytes(self) -> int:
+        """See ``GcReport.deferred_bytes``."""
+        return self.report.deferred_bytes
+
+    def lines(self) -> list[str]:
+        """For people."""
+        return self.report.lines()
+
+    def as_dict(self) -> dict[str, Any]:
+        """For scripts."""
+        return self.report.as_dict()
+
+    def execute(self) -> GcReport:
+        """Carry the plan out, once.
+
+        Raises:
+            RuntimeError: it was carried out already.
+        """
+        if self._used:
+            raise RuntimeError("a plan is carried out once")
+        self._used = True
+        return gc(self._context, dry_run=False)
+
+
+def plan(context: Context) -> GcPlan:
+    """Compute what a collection would do now, changing nothing."""
+    return GcPlan(_planned(context), context)
+
+
+def gc(context: Context, *, dry_run: bool) -> GcReport:
+    """Collect garbage, or say what a collection would do."""
+    if dry_run:
+        return _planned(context)
+    context.need_writable()
+    warnings: list[str] = []
+    debris_bytes = _clear_staging(context, dry_run=False)
+    area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)
+    warnings += area_warnings
+    journaling.snapshot_if_needed(context)
+    context.epochs.advance()
+    ended = context.epochs.retired()
+    contents = reach.condemn_contents(context.catalog, context.epochs.current(), ended)
+    context.epochs.advance()
+    ended = context.epochs.retired()
+    gone_contents = reach.delete_contents(context.catalog, ended)
+    reach.condemn_objects(context.catalog, context.epochs.current(), ended)
+    context.epochs.advance()
+    ended = context.epochs.retired()
+    objects = reach.delete_objects(context.catalog, ended)
+    with context.catalog.read() as conn:
+        uses = reach.pack_uses(conn)
+        deferred = int(
+            conn.execute("SELECT coalesce(sum(stored_size), 0) FROM object WHERE condemned IS NOT NULL").fetchone()[0]
+        )
+        empty, rewrites = _decide(context, conn, uses, frozenset())
+    removed = _remove_packs(context, empty)
+    rewritten, saved = _rewrite(context, rewrites, warnings)
+    orphans = _remove_unrecorded(context, ended)
+    return GcReport(
+        max(contents, gone_contents), objects, len(empty), rewritten, removed + saved, _evict(context, dry_run=False),
+        debris_bytes + area_bytes + orphans, deferred, tuple(warnings),
+    )  # fmt: skip
+
+
+def _planned(context: Context) -> GcReport:
+    """The same computation, on a snapshot, with what would be deleted taken for deleted."""
+    ended = context.epochs.would_retire()
+    with context.catalog.read() as conn:
+        doomed, contents = reach.doomed_objects(conn, ended)
+        uses = reach.pack_uses(conn, doomed)
+        stored = _stored(conn, doomed)
+        if ended < context.epochs.current():  # somebody holds an epoch: nothing can be deleted now
+            empty: list[reach.PackUse] = []
+            rewrites: list[_Rewrite] = []
+        else:
+            empty, rewrites = _decide(context, conn, uses, doomed)
+            stored = 0
+    saved = sum(sum(use.size for use in item.packs) - item.size for item in rewrites)
+    debris_bytes = _clear_staging(context, dry_run=True) + areas.collect_debris(context, dry_run=True)[0]
+    return GcReport(
+        contents, len(doomed), len(empty), sum(len(item.packs) for item in rewrites), sum(use.size for use in empty) + saved,
+        _evict(context, dry_run=True), debris_bytes + _unrecorded_size(context, ended), stored,
+    )  # fmt: skip
+
+
+def _stored(conn: Connection, objects: Iterable[int]) -> int:
+    total = 0
+    for batch in catalog_content.batches(sorted(objects), catalog_content.LOOKUP_ROWS):
+        marks = ",".join("?" * len(batch))
+        total += conn.execute(
+            f"SELECT coalesce(sum(stored_size), 0) FROM object WHERE id IN ({marks})", batch
+        ).fetchone()[0]
+    return total
+
+
+def _decide(
+    context: Context, conn: Connection, uses: Sequence[reach.PackUse], dead: frozenset[int] | set[int]
+) -> tuple[list[reach.PackUse], list[_Rewrite]]:
+    """Choose the packs to remove and those to rewrite."""
+    empty = [use for use in uses if not use.objects]
+    share = context.settings.repack_share
+    worn = [use for use in uses if use.objects and use.payload - use.live > share * use.payload]
+    chosen = {use.id for use in worn}
+    small = [use for use in uses if use.objects and use.id not in chosen and use.size < SMALL_PACK]
+    groups = [[use] for use in worn]
+    if len(small) >= SMALL_PACKS_MIN:
+        groups += _grouped(small, context.settings.pack_size)
+    rewrites = []
+    for group in groups:
+        objects = [item for use in group for item in reach.live_objects(conn, use.id, use.name, dead)]
+        rewrites.append(_Rewrite(tuple(group), tuple(objects), pack_size_of(objects)))
+    return empty, rewrites
+
+
+def _grouped(small: Sequence[reach.PackUse], bound: int) -> list[list[reach.PackUse]]:
+    """Fill new packs with small ones, in order."""
+    groups: list[list[reach.PackUse]] = [[]]
+    size = 0
+    for use in small:
+        if groups[-1] and size + use.live > bound:
+            groups.append([])
+            size = 0
+        groups[-1].append(use)
+        size += use.live
+    return [group for group in groups if len(group) > 1]
+
+
+def _remove_packs(context: Context, packs: Sequence[reach.PackUse]) -> int:
+    """Forget empty packs, then delete their files.
+
+    Returns:
+        Bytes of the files.
+    """
+    sizes = {use.name: use.size for use in packs}
+    gone = reach.forget_packs(context.catalog, list(sizes)) if sizes else []
+    for name in gone:
+        context.backend.delete(name)
+    return sum(sizes[name] for name in gone)
+
+
+def _rewrite(context: Context, rewrites: Sequence[_Rewrite], warnings: list[str]) -> tuple[int, int]:
+    """Rewrite packs one group at a time; a damaged one stays as it is.
+
+    Returns:
+        Packs replaced, and bytes saved.
+    """
+    count = saved = 0
+    for item in rewrites:
+        with context.epochs.shared() as epoch:
+            staging = Staging(context.layout.staging)
+            try:
+                made = repack(context.backend, staging, item.objects)
+            except LadingError as error:
+                warnings.append(f"packs left as they are: {error}")
+                continue
+            finally:
+                staging.close()
+            names = [use.name for use in item.packs]
+            reach.relocate(context.catalog, [made], names, epoch)
+        for name in names:
+            context.backend.delete(name)
+        count += len(names)
+        saved += sum(use.size for use in item.packs) - made.size
+    return count, saved
+
+
+def _unrecorded(context: Context, ended: int) -> list[str]:
+    """Packs that were published and never recorded: their writer was killed in between.
+
+    A writer that is still at work holds an epoch, so none is taken for dead while any is held.
+    """
+    if ended < context.epochs.current() - 1:
+        return []
+    with context.catalog.read() as conn:
+        recorded = reach.recorded_packs(conn)
+    return [name for name in context.backend if name not in recorded]
+
+
+def _remove_unrecorded(context: Context, ended: int) -> int:
+    freed = 0
+    candidates = _unrecorded(context, ended)
+    if not candidates:
+        return 0
+    context.epochs.advance()  # whoever publishes from now on holds this one: only older ones can be dead
+    if context.epochs.retired() < context.epochs.current() - 1:
+        return 0
+    with context.catalog.read() as conn:
+        recorded = reach.recorded_packs(conn)
+    for name in candidates:
+        if name not in recorded:
+            freed += context.backend.size(name) or 0
+            context.backend.delete(name)
+    return freed
+
+
+def _unrecorded_size(context: Context, ended: int) -> int:
+    return sum(context.backend.size(name) or 0 for name in _unrecorded(context, ended))
+
+
+def _evict(context: Context, *, dry_run: bool) -> int:
+    """Drop farms of contents that are gone. What is mounted, or still has a layer, stays."""
+    if not context.layout.trees.is_dir():
+        return 0
+    keep = farms.needed(context, planned=dry_run)
+    unlimited = 1 << 62
+    stale = [name for name in farms.present(context) if name not in keep]
+    if not stale:
+        return cache.evict(context.layout.cache, keep=keep, budget=unlimited, dry_run=dry_run).bytes
+    return cache.evict(context.layout.cache, keep=keep, budget=0, dry_run=dry_run).bytes
+
+
+def _clear_staging(context: Context, *, dry_run: bool) -> int:
+    """Remove what killed writers left.
+
+    Returns:
+        Bytes of the files.
+    """
+    from lading.flows.accounting import files_below
+    from lading.materialize.beneath import remove_tree
+
+    total = 0
+    for folder, _ in debris(context.layout.staging):
+        total += files_below(folder)
+        if not dry_run:
+            remove_tree(folder)
+    return total

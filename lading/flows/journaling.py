@@ -1,0 +1,71 @@
+"""The journal's snapshots: a long journal is replaced by one object that holds all live records."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from lading.catalog import containers, images, layers, records
+from lading.catalog import content as catalog_content
+from lading.catalog.database import Connection
+from lading.catalog.journal import Journal
+from lading.flows.context import Context
+from lading.values import KIND_SNAPSHOT, RecordKind
+
+
+def snapshot_if_needed(context: Context) -> bool:
+    """Close a segment that has grown long: all live records into an object, then a new segment.
+
+    Returns:
+        Whether that was done.
+    """
+    journal = Journal(context.layout.journal)
+    with context.catalog.read() as conn:
+        if not journal.needs_snapshot(conn):
+            return False
+    with context.epochs.shared() as epoch:
+        with context.catalog.read() as conn:
+            seen = conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0]
+            lines = list(_live_records(conn))
+        with context.writer() as writer:
+            target = writer.stream(KIND_SNAPSHOT)
+            for line in lines:
+                target.write(line)
+            digest = target.close()
+            packs = writer.finish()
+        catalog_content.register_packs(context.catalog, packs, epoch)
+        with context.catalog.write_rows("snapshot") as conn:
+            if conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0] != seen:
+                return False  # a record changed meanwhile: the next collection tries again
+            segment = journal.start_segment(conn, digest.hex(), time.time_ns())
+            _hold(conn, digest)
+    journal.remove_before(segment)
+    return True
+
+
+def _hold(conn: Connection, digest: bytes) -> None:
+    """Keep the snapshot's object, and let go of the one before."""
+    conn.execute(
+        "INSERT INTO suspect (object_id) SELECT o.id FROM meta m JOIN object o ON lower(hex(o.digest)) = m.value "
+        "WHERE m.key = 'snapshot' ON CONFLICT (object_id) DO NOTHING"
+    )
+    conn.execute(
+        "INSERT INTO meta (key, value) VALUES ('snapshot', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        (digest.hex(),),
+    )
+
+
+def _live_records(conn: Connection) -> Iterator[bytes]:
+    """Every live record's kind, id and state, a JSON line each."""
+    for layer in layers.list_layers(conn):
+        yield _line("layer", layer.id, records.state(conn, "layer", layer.id))
+    for image in images.list_images(conn):
+        yield _line("image", image.id, records.state(conn, "image", image.id))
+    for container in containers.list_containers(conn):
+        yield _line("container", container.id, records.state(conn, "container", container.id))
+
+
+def _line(kind: RecordKind, record_id: str, state: dict[str, Any] | None) -> bytes:
+    return json.dumps([kind, record_id, state], separators=(",", ":"), ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,270 @@
+"""The cache as a whole: what lies in it, what each part takes, what can go.
+
+Sizes are sums of ``st_size`` of regular files, an inode counted once; directories and links count
+nothing. Everything here can be made again, so nothing but a mount is a reason to keep it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from lading.materialize.beneath import DIRECTORY, remove_tree, told, walk
+from lading.materialize.copy import make_building
+from lading.materialize.farm import BUILDING_PREFIX, MARKER_SUFFIX
+from lading.materialize.pool import LOCK_WAIT_S, cache_lock
+
+TREE: Final = "tree"
+POOL: Final = "pool"
+OTHER: Final = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Eviction:
+    """What goes, or went: trees, and pool files that no tree has any more."""
+
+    trees: tuple[str, ...]  #: keys, least recently used first
+    pool: tuple[str, ...]  #: names below the pool
+    debris: tuple[str, ...]  #: folders of builds that were killed, and descriptions of trees that are gone
+    bytes: int  #: sizes of all files removed
+
+
+def measure(cache_root: Path) -> list[tuple[str, str, int]]:
+    """Measure the cache.
+
+    Returns:
+        ``(kind, key, size)``, sorted. Kinds: ``pool``, by hex name; ``tree``, by key, with the files that
+        only trees have and the tree's description; ``other``, by path (lists, locks, debris). The sizes sum
+        to those of all regular files below the cache; a file in the pool counts there, a file of several
+        trees for the first.
+    """
+    try:
+        root = os.open(cache_root, DIRECTORY)
+    except FileNotFoundError:
+        return []
+    sizes: dict[tuple[str, str], int] = {}
+    seen: set[tuple[int, int]] = set()
+    try:
+        for path, status in _files(root):
+            if (status.st_dev, status.st_ino) not in seen:
+                seen.add((status.st_dev, status.st_ino))
+                part = _part(path)
+                sizes[part] = sizes.get(part, 0) + status.st_size
+    finally:
+        os.close(root)
+    return sorted((kind, key, size) for (kind, key), size in sizes.items())
+
+
+def _part(path: bytes) -> tuple[str, str]:
+    """Name the part of the cache that a file counts for."""
+    top, _, rest = os.fsdecode(path).partition("/")
+    name = rest.partition("/")[0] if top == "trees" else rest.rpartition("/")[2]
+    if not rest or name.startswith("."):
+        return OTHER, f"{top}/{name}" if rest else top
+    if top == "pool":
+        return POOL, name
+    if top == "trees":
+        return TREE, name.removesuffix(MARKER_SUFFIX) if "/" not in rest else name
+    return OTHER, os.fsdecode(path)
+
+
+def _files(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Walk the regular files below a folder; the pool first, so that its files count there."""
+    for path, descriptor, items in walk(root):
+        prefix = path + b"/" if path else b""
+        for item in items:
+            if item.is_file(follow_symlinks=False):
+                name = os.fsencode(item.name)
+                yield prefix + name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+
+
+def evict(
+    cache_root: Path,
+    *,
+    keep: Collection[str] = (),
+    budget: int = 0,
+    dry_run: bool = False,
+    wait_s: float = LOCK_WAIT_S,
+) -> Eviction:
+    """Remove parts of the cache until it is within a budget, the least recently used first.
+
+    Debris goes in any case, then pool files without a tree, then trees together with the pool files that
+    only they had.
+
+    Args:
+        cache_root: the store's cache folder.
+        keep: keys of trees that are mounted, or about to be.
+        budget: bytes that may stay.
+        dry_run: only say what would go; takes no lock and changes nothing.
+        wait_s: how long to wait for builders.
+
+    Returns:
+        Exactly what was removed; a dry run says exactly what a run at that moment would.
+
+    Raises:
+        Busy: trees were being built, or looked for, until the limit.
+    """
+    if not cache_root.is_dir():
+        return Eviction((), (), (), 0)
+    if dry_run:
+        return _Plan(cache_root, keep, budget).eviction()
+    with told(cache_root), cache_lock(cache_root, exclusive=True, wait_s=wait_s):
+        plan = _Plan(cache_root, keep, budget)
+        _execute(cache_root, plan.eviction())
+        return plan.eviction()
+
+
+class _Plan:
+    """Decides what goes by counting names: a file's bytes go with its last one."""
+
+    def __init__(self, cache_root: Path, keep: Collection[str], budget: int) -> None:
+        self._total = sum(size for _, _, size in measure(cache_root))
+        self._left: dict[int, int] = {}  # names that an inode keeps, where not its link count
+        self._pool: dict[int, tuple[str, int]] = {}  # name and size of pool files, by inode
+        self._freed = 0
+        self._gone: tuple[list[str], list[str], list[str]] = ([], [], [])  # trees, pool, debris
+        trees_folder = cache_root / "trees"
+        self._read_pool(cache_root / "pool")
+        with suppress(FileNotFoundError):
+            trees = os.open(trees_folder, DIRECTORY)
+            try:
+                self._decide(trees, keep, budget)
+            finally:
+                os.close(trees)
+
+    def eviction(self) -> Eviction:
+        trees, pool, debris = self._gone
+        return Eviction(tuple(trees), tuple(pool), tuple(debris), self._freed)
+
+    def _read_pool(self, folder: Path) -> None:
+        try:
+            root = os.open(folder, DIRECTORY)
+        except FileNotFoundError:
+            return
+        try:
+            for path, status in _files(root):
+                if b"/" in path:
+                    self._pool[status.st_ino] = (os.fsdecode(path), status.st_size)
+                    self._left[status.st_ino] = status.st_nlink
+        finally:
+            os.close(root)
+
+    def _decide(self, trees: int, keep: Collection[str], budget: int) -> None:
+        names = sorted(os.listdir(trees))
+        for name in names:
+            if name.startswith(BUILDING_PREFIX) and is_abandoned(trees, name):
+                self._gone[2].append(name)
+                self._remove_names(trees, name)
+            elif name.endswith(MARKER_SUFFIX) and name.removesuffix(MARKER_SUFFIX) not in names:
+                self._gone[2].append(name)
+                self._freed += os.stat(name, dir_fd=trees, follow_symlinks=False).st_size
+        for inode in list(self._pool):
+            if self._total - self._freed > budget:
+                self._drop_unused(inode)
+        for name in _by_use(trees, names, keep):
+            if self._total - self._freed <= budget:
+                break
+            self._gone[0].append(name)
+            if name + MARKER_SUFFIX in names:
+                self._freed += os.stat(name + MARKER_SUFFIX, dir_fd=trees, follow_symlinks=False).st_size
+            self._remove_names(trees, name)
+
+    def _remove_names(self, trees: int, name: str) -> None:
+        """Account for a folder's files losing their names in it."""
+        root = os.open(name, DIRECTORY, dir_fd=trees)
+        shared: dict[int, None] = {}
+        try:
+            for _, status in _files(root):
+                left = self._left.get(status.st_ino, status.st_nlink) - 1
+                self._left[status.st_ino] = left
+                if not left:
+                    self._freed += status.st_size
+                elif left == 1 and status.st_ino in self._pool:
+                    shared[status.st_ino] = None
+        finally:
+            os.close(root)
+        for inode in shared:
+            self._drop_unused(inode)
+
+    def _drop_unused(self, inode: int) -> None:
+        if self._left[inode] == 1:
+            name, size = self._pool.pop(inode)
+            self._left[inode] = 0
+            self._gone[1].append(name)
+            self._freed += size
+
+
+def is_abandoned(parent: int, name: str) -> bool:
+    """Say whether nobody builds in a folder any more."""
+    try:
+        descriptor = os.open(name, DIRECTORY, dir_fd=parent)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _by_use(trees: int, names: list[str], keep: Collection[str]) -> list[str]:
+    """Order the trees that may go by when they were last asked for.
+
+    A folder without a description was left by a kill just before it; without content too, it frees nothing
+    and stays.
+    """
+    known, found = set(names), []
+    for name in names:
+        if name.startswith(".") or name in keep:
+            continue
+        status = os.stat(name, dir_fd=trees, follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            continue
+        marker = name + MARKER_SUFFIX
+        if marker in known:
+            found.append((os.stat(marker, dir_fd=trees, follow_symlinks=False).st_mtime_ns, name))
+        elif _holds_something(trees, name):
+            found.append((0, name))
+    return [name for _, name in sorted(found)]
+
+
+def _holds_something(trees: int, name: str) -> bool:
+    descriptor = os.open(name, DIRECTORY, dir_fd=trees)
+    try:
+        return bool(os.listdir(descriptor))
+    finally:
+        os.close(descriptor)
+
+
+def _execute(cache_root: Path, eviction: Eviction) -> None:
+    with suppress(FileNotFoundError):
+        trees = os.open(cache_root / "trees", DIRECTORY)
+        try:
+            for name in eviction.debris:
+                remove_tree(name, dir_fd=trees)
+            for name in eviction.trees:
+                _remove_farm(trees, name)
+        finally:
+            os.close(trees)
+    for name in eviction.pool:
+        os.unlink(cache_root / "pool" / name)
+
+
+def _remove_farm(trees: int, name: str) -> None:
+    """Take a farm out of sight in one step, then remove it; a kill in between leaves debris."""
+    folder, descriptor = make_building(trees, BUILDING_PREFIX)
+    try:
+        os.rename(name, f"{folder}/tree", src_dir_fd=trees, dst_dir_fd=trees)
+        with suppress(FileNotFoundError):
+            os.unlink(name + MARKER_SUFFIX, dir_fd=trees)
+        remove_tree(folder, dir_fd=trees)
+    finally:
+        os.close(descriptor)

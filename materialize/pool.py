@@ -1,0 +1,247 @@
+"""The pool: one file for every distinct inode (content, mode, owner, times, attributes), ready to be linked.
+
+``cache/pool/ab/abcdef…`` is named by :func:`lading.values.inode_key`; where the filesystem's link limit
+was met, ``….1``, ``….2`` continue it. Pool files are written once and never handed
+to a writer. Files without content are never pooled: they save nothing, and they are what meets link limits.
+
+Nothing here is synced. What this boot has written or verified is listed in ``cache/pool/.boot-ID``; any
+other pool file is compared with what it should be before it is linked.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from blake3 import blake3
+
+from lading.errors import Busy
+from lading.materialize.attributes import Attributes
+from lading.materialize.beneath import DIRECTORY
+from lading.materialize.build import stored_bytes
+from lading.values import Inode
+
+#: One line of the list of verified files: key and number.
+_RECORD: Final = struct.Struct("<20sI")
+_LEDGER_PREFIX: Final = ".boot-"
+
+#: Seconds to wait for an eviction, or for builds when evicting.
+LOCK_WAIT_S: Final = 30.0
+_LOCK_POLL_S: Final = 0.02
+
+#: Times that every filesystem in use can hold; others are clamped by the kernel and not compared.
+_COMPARABLE_S: Final = range(0, 1 << 31)
+_NS: Final = 1_000_000_000
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@contextmanager
+def cache_lock(cache_root: Path, *, exclusive: bool = False, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Keep eviction and the users of cached trees apart.
+
+    Builders, and whoever has found a farm and not mounted it yet, hold the lock shared; eviction holds it
+    alone. It dies with its holder, and may be taken shared more than once.
+
+    Raises:
+        Busy: the other side did not let go within the limit.
+    """
+    make_private(cache_root)
+    descriptor = os.open(cache_root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, operation: int, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise Busy("the cache is in use by another process") from error
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner can enter, unless it is there."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
+
+
+def pool_name(key: bytes, number: int = 0) -> str:
+    """Path of a pool file below the pool."""
+    text = key.hex()
+    return f"{text[:2]}/{text}.{number}" if number else f"{text[:2]}/{text}"
+
+
+class Pool:
+    """The pool of one cache folder, as seen by one build. Concurrency: used by several threads of it."""
+
+    def __init__(self, cache_root: Path, attributes: Attributes, boot: str) -> None:
+        self._attributes = attributes
+        self._boot = boot
+        self._numbers: dict[bytes, int] = {}
+        self._new: list[bytes] = []
+        folder = cache_root / "pool"
+        make_private(folder)
+        self._fd = os.open(folder, DIRECTORY)
+        self._verified = self._read_ledger()
+
+    def close(self) -> None:
+        """Write down what was verified or made, and let go of the folder."""
+        try:
+            self._write_ledger()
+        finally:
+            os.close(self._fd)
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def link_out(self, key: bytes, inode: Inode, name: bytes, parent: int) -> bool:
+        """Give a pool inode a name in a tree.
+
+        Returns:
+            False when the pool has no sound file for it.
+        """
+        number = self._numbers.get(key, 0)
+        while True:
+            if not self._is_sound(key, number, inode):
+                self._numbers[key] = number
+                return False
+            try:
+                source = pool_name(key, number)
+                os.link(source, name, src_dir_fd=self._fd, dst_dir_fd=parent, follow_symlinks=False)
+            except FileNotFoundError:
+                return False
+            except OSError as error:
+                if error.errno != errno.EMLINK:
+                    raise
+                number += 1
+                self._numbers[key] = number
+            else:
+                return True
+
+    def skip_full(self, key: bytes) -> None:
+        """Go on to a further inode, since the present one cannot take as many names as are needed."""
+        self._numbers[key] = self._numbers.get(key, 0) + 1
+
+    def publish(self, key: bytes, name: bytes, parent: int) -> None:
+        """Put a complete file of a tree into the pool. If another build was first, its file stays the pool's."""
+        number = self._numbers.get(key, 0)
+        target = pool_name(key, number)
+        try:
+            self._link_in(name, parent, target)
+        except FileNotFoundError:
+            with suppress(FileExistsError):
+                os.mkdir(target[:2], 0o700, dir_fd=self._fd)
+            self._link_in(name, parent, target)
+
+    def _link_in(self, name: bytes, parent: int, target: str) -> None:
+        with suppress(FileExistsError):
+            os.link(name, target, src_dir_fd=parent, dst_dir_fd=self._fd, follow_symlinks=False)
+            self._note(target)
+
+    def _note(self, target: str) -> None:
+        text, _, number = target[3:].partition(".")
+        record = _RECORD.pack(bytes.fromhex(text), int(number or 0))
+        self._verified.add(record)
+        self._new.append(record)
+
+    def _is_sound(self, key: bytes, number: int, inode: Inode) -> bool:
+        """Compare a file of another boot with what it should be; drop it if it differs."""
+        if _RECORD.pack(key, number) in self._verified:
+            return True
+        target = pool_name(key, number)
+        try:
+            descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
+        except FileNotFoundError:
+            return False
+        try:
+            sound = is_as_recorded(descriptor, inode, self._attributes)
+        finally:
+            os.close(descriptor)
+        if sound:
+            self._note(target)
+        else:
+            os.unlink(target, dir_fd=self._fd)
+        return sound
+
+    def drop(self, key: bytes) -> None:
+        """Remove all pool files of an inode; trees that link them keep theirs."""
+        number = 0
+        try:
+            while True:
+                os.unlink(pool_name(key, number), dir_fd=self._fd)
+                number += 1
+        except FileNotFoundError:
+            self._verified -= {_RECORD.pack(key, dropped) for dropped in range(number)}
+
+    def _read_ledger(self) -> set[bytes]:
+        for item in os.listdir(self._fd):
+            if item.startswith(_LEDGER_PREFIX) and item != _LEDGER_PREFIX + self._boot:
+                with suppress(FileNotFoundError):
+                    os.unlink(item, dir_fd=self._fd)
+        try:
+            descriptor = os.open(_LEDGER_PREFIX + self._boot, os.O_RDONLY | os.O_NOFOLLOW, dir_fd=self._fd)
+        except FileNotFoundError:
+            return set()
+        with open(descriptor, "rb") as ledger:
+            data = ledger.read()
+        size = _RECORD.size
+        return {data[start : start + size] for start in range(0, len(data) - len(data) % size, size)}
+
+    def _write_ledger(self) -> None:
+        if not self._new:
+            return
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(_LEDGER_PREFIX + self._boot, flags, 0o600, dir_fd=self._fd)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            end = os.fstat(descriptor).st_size
+            os.pwrite(descriptor, b"".join(self._new), end - end % _RECORD.size)  # over what a kill left half
+        finally:
+            os.close(descriptor)
+        self._new = []
+
+
+def is_as_recorded(descriptor: int, inode: Inode, attributes: Attributes) -> bool:
+    """Compare an open file with its inode: kind, size, owner, mode, time, and every stored byte."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size != inode.size:
+        return False
+    if not has_attributes(status, inode, attributes):
+        return False
+    state = blake3()
+    for chunk in stored_bytes(descriptor, inode):
+        state.update(chunk)
+    return not inode.digest or state.digest() == inode.digest
+
+
+def has_attributes(status: os.stat_result, inode: Inode, attributes: Attributes) -> bool:
+    """Compare owner, mode and, in whole seconds where every filesystem can hold it, the time."""
+    second = inode.mtime_ns // _NS
+    return (
+        stat.S_IMODE(status.st_mode) == attributes.mode(inode)
+        and (status.st_uid, status.st_gid) == attributes.owner(inode)
+        and (second not in _COMPARABLE_S or status.st_mtime_ns // _NS == second)
+    )
