@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import click
@@ -87,7 +88,7 @@ def gc(session: Session, arguments: Sequence[str], dry_run: bool, as_json: bool)
         return 0
     if as_json:
         output.emit_json("")
-    elif click.get_text_stream("stderr").isatty() and session.progress == "auto":
+    elif sys.stderr.isatty() and session.progress == "auto":
         for text in report.lines():
             output.line(text, err=True)
     for warning in report.warnings:
@@ -123,7 +124,7 @@ def check(session: Session, arguments: Sequence[str], content: bool, quick: bool
                 output.line(f"{kind} {output.shown(name)}:")
                 for message in messages:
                     output.line(f" {message}")
-    if session.progress == "auto" and click.get_text_stream("stderr").isatty():
+    if session.progress == "auto" and sys.stderr.isatty():
         for name, seconds, looked_at in report.depths:
             output.line(f"{name}: {looked_at}, {seconds:.2f} s", err=True)
     if report.findings:
