@@ -1,0 +1,1 @@
+"""Facts: tables, views, names, contents, the journal, and what is garbage."""

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lading.flows import bigdata, containers, export, images, layers, sealing
-from lading.flows.context import Context, Progress
-from lading.flows.export import DiffStream
+from lading import flows
 from lading.values import Change, Container, IDMap, Image, Layer, Readable
+
+if TYPE_CHECKING:
+    from lading.flows.context import Context, Progress
+    from lading.flows.export import DiffStream
 
 
 class Layers:
@@ -23,7 +26,7 @@ class Layers:
 
     def all(self) -> list[Layer]:
         """List all layers, oldest first."""
-        return layers.list_all(self._context)
+        return flows.layers.list_all(self._context)
 
     def get(self, ref: str) -> Layer:
         """Look a layer up.
@@ -31,11 +34,11 @@ class Layers:
         Raises:
             LayerUnknown: nothing answers to the reference.
         """
-        return layers.get(self._context, ref)
+        return flows.layers.get(self._context, ref)
 
     def exists(self, ref: str) -> bool:
         """Tell whether a layer answers to the reference."""
-        return layers.find(self._context, ref) is not None
+        return flows.layers.find(self._context, ref) is not None
 
     def create(
         self,
@@ -62,7 +65,7 @@ class Layers:
         Raises:
             LayerUnknown, ParentIsContainer, DuplicateID, DuplicateName, InvalidInput.
         """
-        return layers.create(
+        return flows.layers.create(
             self._context, parent, id=id, names=names, label=label, metadata=metadata, uidmap=uidmap, gidmap=gidmap
         )
 
@@ -90,7 +93,7 @@ class Layers:
             expected: ``sha256:…`` that the stream must have, as presented or uncompressed.
             progress: called with the bytes read so far.
         """
-        return layers.import_layer(
+        return flows.layers.import_layer(
             self._context, stream, parent, id=id, names=names, label=label, metadata=metadata,
             expected=expected, progress=progress,
         )  # fmt: skip
@@ -103,7 +106,7 @@ class Layers:
             InvalidInput: the stream is no layer tar, is cut or damaged, or is not the ``expected`` one;
                 the layer is as it was.
         """
-        return layers.apply(self._context, ref, stream, expected=expected, progress=progress)
+        return flows.layers.apply(self._context, ref, stream, expected=expected, progress=progress)
 
     def diff(
         self, ref: str, against: str | None = None, *, compression: int | None = None
@@ -115,19 +118,19 @@ class Layers:
             against: a layer to compare with; None for the parent.
             compression: index into ``values.COMPRESSIONS``; None for the recorded one.
         """
-        return export.diff(self._context, ref, against, compression=compression)
+        return flows.export.diff(self._context, ref, against, compression=compression)
 
     def changes(self, ref: str, against: str | None = None) -> list[Change]:
         """List what differs from another layer, by default from the parent."""
-        return export.changes(self._context, ref, against)
+        return flows.export.changes(self._context, ref, against)
 
     def diffsize(self, ref: str, against: str | None = None) -> int:
         """Estimate the bytes of the files in the diff."""
-        return export.diffsize(self._context, ref, against)
+        return flows.export.diffsize(self._context, ref, against)
 
     def size(self, ref: str) -> int:
         """Tell the recorded uncompressed size of the diff, or -1 when none was applied."""
-        return layers.size(self._context, ref)
+        return flows.layers.size(self._context, ref)
 
     def seal(self, ref: str) -> Layer:
         """Turn what was written through a mount into an immutable content of the layer.
@@ -135,7 +138,7 @@ class Layers:
         Raises:
             InUse: the layer is mounted.
         """
-        return sealing.seal(self._context, ref)
+        return flows.sealing.seal(self._context, ref)
 
     def delete(self, ref: str) -> None:
         """Delete a layer that nothing uses.
@@ -143,19 +146,19 @@ class Layers:
         Raises:
             NotALayer, LayerHasChildren, LayerUsedByImage, LayerUsedByContainer.
         """
-        layers.delete(self._context, ref)
+        flows.layers.delete(self._context, ref)
 
     def data_names(self, ref: str) -> tuple[str, ...]:
         """List the keys of the layer's big data, in the order they were first set."""
-        return bigdata.names(self._context, "layer", ref)
+        return flows.bigdata.names(self._context, "layer", ref)
 
     def data(self, ref: str, key: str) -> Iterator[bytes]:
         """Read a big data item as chunks."""
-        return bigdata.read(self._context, "layer", ref, key)
+        return flows.bigdata.read(self._context, "layer", ref, key)
 
     def set_data(self, ref: str, key: str, stream: Readable) -> None:
         """Store or replace a big data item."""
-        bigdata.store(self._context, "layer", ref, key, stream)
+        flows.bigdata.store(self._context, "layer", ref, key, stream)
 
 
 class Images:
@@ -169,7 +172,7 @@ class Images:
 
     def all(self) -> list[Image]:
         """List all images, oldest first."""
-        return images.list_all(self._context)
+        return flows.images.list_all(self._context)
 
     def get(self, ref: str) -> Image:
         """Look an image up.
@@ -177,11 +180,11 @@ class Images:
         Raises:
             ImageUnknown: nothing answers to the reference.
         """
-        return images.get(self._context, ref)
+        return flows.images.get(self._context, ref)
 
     def exists(self, ref: str) -> bool:
         """Tell whether an image answers to the reference."""
-        return images.find(self._context, ref) is not None
+        return flows.images.find(self._context, ref) is not None
 
     def create(
         self,
@@ -207,18 +210,18 @@ class Images:
             created_ns: creation time to record; None for now.
             flags: the caller's JSON object.
         """
-        return images.create(
+        return flows.images.create(
             self._context, layer, id=id, names=names, digest=digest, metadata=metadata,
             big_data=big_data or {}, created_ns=created_ns, flags=flags or {},
         )  # fmt: skip
 
     def by_digest(self, digest: str) -> list[Image]:
         """List the images that have this digest, as their own or as a manifest's."""
-        return images.by_digest(self._context, digest)
+        return flows.images.by_digest(self._context, digest)
 
     def size(self, ref: str) -> int:
         """Tell an image's size: recorded diff sizes of its layers plus its big data."""
-        return images.size(self._context, ref)
+        return flows.images.size(self._context, ref)
 
     def delete(self, ref: str, *, dry_run: bool = False) -> list[str]:
         """Delete an image and the layers that only it needs.
@@ -229,27 +232,27 @@ class Images:
         Raises:
             NotAnImage, ImageUsedByContainer.
         """
-        return images.delete(self._context, ref, dry_run=dry_run)
+        return flows.images.delete(self._context, ref, dry_run=dry_run)
 
     def data_names(self, ref: str) -> tuple[str, ...]:
         """List the keys of the image's big data, in the order they were first set."""
-        return bigdata.names(self._context, "image", ref)
+        return flows.bigdata.names(self._context, "image", ref)
 
     def data(self, ref: str, key: str) -> Iterator[bytes]:
         """Read a big data item as chunks."""
-        return bigdata.read(self._context, "image", ref, key)
+        return flows.bigdata.read(self._context, "image", ref, key)
 
     def data_size(self, ref: str, key: str) -> int:
         """Tell the bytes of a big data item."""
-        return bigdata.size(self._context, "image", ref, key)
+        return flows.bigdata.size(self._context, "image", ref, key)
 
     def data_digest(self, ref: str, key: str) -> str:
         """Tell the digest of a big data item."""
-        return bigdata.digest(self._context, "image", ref, key)
+        return flows.bigdata.digest(self._context, "image", ref, key)
 
     def set_data(self, ref: str, key: str, stream: Readable) -> None:
         """Store or replace a big data item."""
-        bigdata.store(self._context, "image", ref, key, stream)
+        flows.bigdata.store(self._context, "image", ref, key, stream)
 
 
 class Containers:
@@ -263,7 +266,7 @@ class Containers:
 
     def all(self) -> list[Container]:
         """List all containers, oldest first."""
-        return containers.list_all(self._context)
+        return flows.containers.list_all(self._context)
 
     def get(self, ref: str) -> Container:
         """Look a container up, also by the id of its layer.
@@ -271,11 +274,11 @@ class Containers:
         Raises:
             ContainerUnknown: nothing answers to the reference.
         """
-        return containers.get(self._context, ref)
+        return flows.containers.get(self._context, ref)
 
     def exists(self, ref: str) -> bool:
         """Tell whether a container answers to the reference."""
-        return containers.find(self._context, ref) is not None
+        return flows.containers.find(self._context, ref) is not None
 
     def create(
         self,
@@ -303,14 +306,14 @@ class Containers:
             gidmap: group map, recorded.
             flags: the caller's JSON object.
         """
-        return containers.create(
+        return flows.containers.create(
             self._context, image, id=id, names=names, layer_id=layer_id, metadata=metadata, volatile=volatile,
             uidmap=uidmap, gidmap=gidmap, flags=flags or {},
         )  # fmt: skip
 
     def size(self, ref: str) -> int:
         """Tell a container's size: its layer's diff size, its big data and its userdata files."""
-        return containers.size(self._context, ref)
+        return flows.containers.size(self._context, ref)
 
     def delete(self, ref: str) -> None:
         """Delete a container with its layer.
@@ -318,32 +321,32 @@ class Containers:
         Raises:
             NotAContainer.
         """
-        containers.delete(self._context, ref)
+        flows.containers.delete(self._context, ref)
 
     def directory(self, ref: str) -> Path:
         """Return the container's persistent directory, made 0700 when missing."""
-        return containers.directory(self._context, ref)
+        return flows.containers.directory(self._context, ref)
 
     def run_directory(self, ref: str) -> Path:
         """Return the container's directory of this boot, made 0700 when missing."""
-        return containers.run_directory(self._context, ref)
+        return flows.containers.run_directory(self._context, ref)
 
     def data_names(self, ref: str) -> tuple[str, ...]:
         """List the keys of the container's big data, in the order they were first set."""
-        return bigdata.names(self._context, "container", ref)
+        return flows.bigdata.names(self._context, "container", ref)
 
     def data(self, ref: str, key: str) -> Iterator[bytes]:
         """Read a big data item as chunks."""
-        return bigdata.read(self._context, "container", ref, key)
+        return flows.bigdata.read(self._context, "container", ref, key)
 
     def data_size(self, ref: str, key: str) -> int:
         """Tell the bytes of a big data item."""
-        return bigdata.size(self._context, "container", ref, key)
+        return flows.bigdata.size(self._context, "container", ref, key)
 
     def data_digest(self, ref: str, key: str) -> str:
         """Tell the digest of a big data item."""
-        return bigdata.digest(self._context, "container", ref, key)
+        return flows.bigdata.digest(self._context, "container", ref, key)
 
     def set_data(self, ref: str, key: str, stream: Readable) -> None:
         """Store or replace a big data item."""
-        bigdata.store(self._context, "container", ref, key, stream)
+        flows.bigdata.store(self._context, "container", ref, key, stream)

@@ -6,17 +6,19 @@ import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lading import flows
 from lading.collections import Containers, Images, Layers
 from lading.config import Settings
-from lading.flows import accounting, checking, collect, importing, mounting, opening, records, upkeep
-from lading.flows.accounting import Balance
-from lading.flows.checking import CheckReport
-from lading.flows.collect import GcPlan, GcReport
-from lading.flows.context import Context, Progress
-from lading.flows.mounting import CheckoutReport, Mounted
 from lading.values import Image, Record, RecordKind
+
+if TYPE_CHECKING:
+    from lading.flows.accounting import Balance
+    from lading.flows.checking import CheckReport
+    from lading.flows.collect import GcPlan, GcReport
+    from lading.flows.context import Context, Progress
+    from lading.flows.mounting import CheckoutReport, Mounted
 
 
 class Store:
@@ -55,7 +57,7 @@ class Store:
             ReadOnly: the store is missing and cannot be made. (An existing one on a read-only
                 filesystem opens, and refuses what writes.)
         """
-        return cls(opening.open_context(Path(root), Path(run) if run else None, driver, settings or Settings()))
+        return cls(flows.opening.open_context(Path(root), Path(run) if run else None, driver, settings or Settings()))
 
     def close(self) -> None:
         """Close files and connections. Mounts stay."""
@@ -95,27 +97,27 @@ class Store:
         Raises:
             LayerUnknown: nothing answers to the reference.
         """
-        return records.lookup(self._context, ref)
+        return flows.records.lookup(self._context, ref)
 
     def exists(self, ref: str, kinds: Collection[RecordKind] = ()) -> bool:
         """Tell whether a record answers to the reference, in every one of the kinds named, or in any."""
-        return records.exists(self._context, ref, kinds)
+        return flows.records.exists(self._context, ref, kinds)
 
     def names(self, ref: str) -> tuple[str, ...]:
         """List a record's names."""
-        return records.names(self._context, ref)
+        return flows.records.names(self._context, ref)
 
     def set_names(self, ref: str, names: Sequence[str]) -> tuple[str, ...]:
         """Replace a record's names; a name held by another record of the kind moves."""
-        return records.set_names(self._context, ref, names)
+        return flows.records.set_names(self._context, ref, names)
 
     def add_names(self, ref: str, names: Sequence[str]) -> tuple[str, ...]:
         """Put names in front of a record's names; a name held by another record of the kind moves."""
-        return records.add_names(self._context, ref, names)
+        return flows.records.add_names(self._context, ref, names)
 
     def remove_names(self, ref: str, names: Sequence[str]) -> tuple[str, ...]:
         """Remove names from a record; those it does not have are ignored."""
-        return records.remove_names(self._context, ref, names)
+        return flows.records.remove_names(self._context, ref, names)
 
     def metadata(self, ref: str) -> str:
         """Return a record's metadata text.
@@ -123,15 +125,15 @@ class Store:
         Raises:
             NotAnID: nothing answers to the reference.
         """
-        return records.metadata(self._context, ref)
+        return flows.records.metadata(self._context, ref)
 
     def set_metadata(self, ref: str, text: str) -> None:
         """Replace a record's metadata text."""
-        records.set_metadata(self._context, ref, text)
+        flows.records.set_metadata(self._context, ref, text)
 
     def delete(self, ref: str) -> None:
         """Delete a record of any kind (containers first, then images, then layers) without safety checks."""
-        records.delete(self._context, ref)
+        flows.records.delete(self._context, ref)
 
     def mount(self, ref: str, *, label: str = "") -> Path:
         """Mount a layer or a container's layer, writable; each mount needs one unmount.
@@ -139,11 +141,11 @@ class Store:
         Returns:
             Where the tree is seen.
         """
-        return mounting.mount(self._context, ref, label=label)
+        return flows.mounting.mount(self._context, ref, label=label)
 
     def mount_image(self, ref: str, *, label: str = "") -> Path:
         """Mount an image's top layer, read-only."""
-        return mounting.mount_image(self._context, ref, label=label)
+        return flows.mounting.mount_image(self._context, ref, label=label)
 
     def unmount(self, ref: str, *, force: bool = False) -> bool:
         """Give one mount back; ``force`` gives all back.
@@ -154,15 +156,15 @@ class Store:
         Raises:
             InUse: a process still works in it; the message names it.
         """
-        return mounting.unmount(self._context, ref, force=force)
+        return flows.mounting.unmount(self._context, ref, force=force)
 
     def mounted(self, ref: str) -> int:
         """Count the mounts of a layer or container."""
-        return mounting.mounted(self._context, ref)
+        return flows.mounting.mounted(self._context, ref)
 
     def mounts(self) -> list[Mounted]:
         """List everything mounted in this boot."""
-        return mounting.mounts(self._context)
+        return flows.mounting.mounts(self._context)
 
     def checkout(
         self, ref: str, destination: str | os.PathLike[str], *, progress: Progress | None = None
@@ -174,7 +176,7 @@ class Store:
             destination: a folder that does not exist or is empty.
             progress: called with the files done and their number.
         """
-        return mounting.checkout(self._context, ref, Path(destination), progress=progress)
+        return flows.mounting.checkout(self._context, ref, Path(destination), progress=progress)
 
     def import_image(self, source: str, *, names: Sequence[str] = (), progress: Progress | None = None) -> list[Image]:
         """Import images with their layers, configs and manifests, byte for byte.
@@ -184,23 +186,23 @@ class Store:
             names: names to set beside those that the source gives.
             progress: called with the bytes read so far.
         """
-        return importing.import_image(self._context, source, names=names, progress=progress)
+        return flows.importing.import_image(self._context, source, names=names, progress=progress)
 
     def plan_gc(self) -> GcPlan:
         """Compute what a collection would do now."""
-        return collect.plan(self._context)
+        return flows.collect.plan(self._context)
 
     def gc(self, *, dry_run: bool = False) -> GcReport:
         """Collect garbage: rows first, then bytes. ``dry_run`` reports exactly what the run would do."""
-        return collect.gc(self._context, dry_run=dry_run)
+        return flows.collect.gc(self._context, dry_run=dry_run)
 
     def check(self, *, content: bool = False) -> CheckReport:
         """Look for damage: the catalog, the presence of packs, and with ``content`` every stored byte."""
-        return checking.check(self._context, content=content)
+        return flows.checking.check(self._context, content=content)
 
     def balance(self) -> Balance:
         """Account for every byte the store has on disk."""
-        return accounting.balance(self._context)
+        return flows.accounting.balance(self._context)
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
         """Ask the catalog; nothing but reading is possible.
@@ -208,15 +210,15 @@ class Store:
         Returns:
             Column names, and an iterator over the rows.
         """
-        return records.query(self._context, sql, parameters)
+        return flows.records.query(self._context, sql, parameters)
 
     def sql_shell_command(self) -> list[str] | None:
         """Tell the command line of a safe, read-only SQL shell on the catalog; None when there is no such program."""
-        return records.sql_shell_command(self._context)
+        return flows.records.sql_shell_command(self._context)
 
     def wipe(self) -> None:
         """Delete all containers, images and layers, mounted or not."""
-        upkeep.wipe(self._context)
+        flows.upkeep.wipe(self._context)
 
     def shutdown(self, *, force: bool = False) -> list[str]:
         """Release what the store holds in the kernel.
@@ -227,8 +229,8 @@ class Store:
         Raises:
             LayerUsedByContainer: something is mounted. With ``force`` it has been unmounted all the same.
         """
-        return upkeep.shutdown(self._context, force=force)
+        return flows.upkeep.shutdown(self._context, force=force)
 
     def status(self) -> list[tuple[str, str]]:
         """Describe roots, driver and what the kernel allows, as pairs for people."""
-        return upkeep.status(self._context)
+        return flows.upkeep.status(self._context)

@@ -6,7 +6,7 @@ A *tree* maps paths to entries that are all present; a *content* is a list of en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from blake3 import blake3

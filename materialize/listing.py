@@ -111,5 +111,15 @@ def _read_inode(cursor: _Cursor) -> Inode:
         offset, length = cursor.unpack(_REGION)
         sparse.append((offset, length))
     return Inode(
-        chr(kind), mode, uid, gid, (high << 64) | low, size, digest_bytes, target_bytes, rdev, tuple(xattrs), tuple(sparse)
+        chr(kind),
+        mode,
+        uid,
+        gid,
+        (high << 64) | low,
+        size,
+        digest_bytes,
+        target_bytes,
+        rdev,
+        tuple(xattrs),
+        tuple(sparse),
     )

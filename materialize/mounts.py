@@ -68,7 +68,10 @@ def mountinfo() -> list[MountInfo]:
             dash = fields.index("-")
             found.append(
                 MountInfo(
-                    Path(_unescaped(fields[4])), fields[dash + 1], _unescaped(fields[dash + 2]), fields[dash + 3].rstrip("\n")
+                    Path(_unescaped(fields[4])),
+                    fields[dash + 1],
+                    _unescaped(fields[dash + 2]),
+                    fields[dash + 3].rstrip("\n"),
                 )
             )
     return found
@@ -188,7 +191,9 @@ def _mount_old(
         if len(options) > _OPTIONS_MAX:
             raise Unsupported(f"overlay at {target}: {len(lowers)} layers are too many for mount(2) on this kernel")
         try:
-            syscalls.mount(source.encode(), os.fsencode(target), b"overlay", syscalls.MS_RDONLY if read_only else 0, options)
+            syscalls.mount(
+                source.encode(), os.fsencode(target), b"overlay", syscalls.MS_RDONLY if read_only else 0, options
+            )
         except OSError as error:
             raise _meaning(error, target, "") from error
     finally:
@@ -238,7 +243,7 @@ def holders(target: Path) -> list[str]:
     """
     prefix = os.path.realpath(target)
     found = []
-    for pid in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         if any(path == prefix or path.startswith(prefix + "/") for path in _paths_of(pid)):
             found.append(f"{pid} ({_command(pid)})")
             if len(found) >= _HOLDERS_MAX:
@@ -263,5 +268,3 @@ def _command(pid: int) -> str:
             return printable(file.read().strip())
     except OSError:
         return "?"
-
-

@@ -82,7 +82,12 @@ class _Unpacking:
         self._clear(parent, name)
         if entry.link is not None:
             link_parent, link_name = split(entry.link)
-            os.link(link_name, name, src_dir_fd=self._directories.fd(link_parent), dst_dir_fd=self._directories.fd(parent_path))
+            os.link(
+                link_name,
+                name,
+                src_dir_fd=self._directories.fd(link_parent),
+                dst_dir_fd=self._directories.fd(parent_path),
+            )
         elif inode.type == "f":
             self._file(parent, name, entry.path, inode, next(contents) if inode.digest else iter(()))
         elif inode.type == "l":

@@ -1,0 +1,1 @@
+"""Bytes: digests, frames, packs, backends, and the tar and recipe formats."""

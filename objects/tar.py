@@ -249,15 +249,20 @@ def _octal(field_: bytes) -> int:
     return int(text, 8)
 
 
-def _number(header: bytes, start: int, end: int, what: str) -> int:
-    """Read a header's number: octal, or base 256 when the first bit is set."""
-    raw = header[start:end]
+@lru_cache(8192)
+def _parsed(raw: bytes) -> int:
+    """Read a number field: octal, or base 256 when the first bit is set. Raises ValueError for neither."""
     if raw[0] & 0x80:
         if raw[0] == 0xFF:
             return int.from_bytes(raw, "big", signed=True)
         return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
+    return _octal(raw)
+
+
+def _number(header: bytes, start: int, end: int, what: str) -> int:
+    """Read a header's number field."""
     try:
-        return _octal(raw)
+        return _parsed(header[start:end])
     except ValueError:
         raise bad_header(f"its {what} is no number") from None
 

@@ -78,7 +78,7 @@ class Tree:
         elif member.type == b"5":
             self._add_directory(member, path, parent, name)
         else:
-            self._replace(parent, name, path, _Node([self._inode(member)]))
+            self._replace(parent, name, _Node([self._inode(member)]))
 
     def _clean(self, raw: bytes, shown: bytes) -> bytes:
         """Normalise a name; ``b""`` is the root."""
@@ -236,7 +236,7 @@ class Tree:
             )
         return makedev(member.major, member.minor)
 
-    def _replace(self, parent: _Node, name: bytes, path: bytes, node: _Node) -> None:
+    def _replace(self, parent: _Node, name: bytes, node: _Node) -> None:
         """Put a node in place of whatever was there."""
         assert parent.children is not None
         old = parent.children.get(name)
@@ -253,7 +253,7 @@ class Tree:
         if old is not None and old.children is not None:
             old.holder, old.solid = holder, True
             return
-        self._replace(parent, name, path, _Node(holder, {}))
+        self._replace(parent, name, _Node(holder, {}))
 
     def _add_link(self, member: Member, path: bytes, parent: _Node, name: bytes) -> None:
         """Add a further name of an inode; the header's own owner, mode and times are ignored."""
@@ -261,14 +261,14 @@ class Tree:
         holder = self._aside.get(target)
         if holder is None:
             holder = self._linked(member, target, parent, name)
-        self._replace(parent, name, path, _Node(holder))
+        self._replace(parent, name, _Node(holder))
 
     def _linked(self, member: Member, target: bytes, parent: _Node, name: bytes) -> list[Inode]:
         directory_path, _, last = target.rpartition(b"/")
         directory = self._existing(directory_path)
         node = directory.children.get(last) if directory is not None and directory.children is not None else None
         shown = printable(member.target)
-        if not target or node is None or node.holder is None and node.children is None:
+        if not target or node is None or (node.holder is None and node.children is None):
             raise refused(member.name, f'hard link to "{shown}", which is not in this layer')
         if node.children is not None:
             raise refused(member.name, f'hard link to "{shown}", which is a directory')

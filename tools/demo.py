@@ -77,7 +77,9 @@ def run_from(tree: Path) -> None:
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     library = tree / "usr/lib" / version
     code = f"import sys; sys.path[:] = [{str(library)!r}, {str(library / 'lib-dynload')!r}]; {PROGRAM}"
-    done = subprocess.run([sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     for line in done.stdout.splitlines():
         say(f"   | {line}")
     if str(tree) not in done.stdout:
@@ -136,7 +138,7 @@ def demo(scratch: Path) -> None:
         say(f"   planned {size(plan.freed_bytes)}, freed {size(report.freed_bytes)}")
         say(f"   the store went from {size(before)} to {size(store.balance().total)}")
         damage = store.check(content=True).findings
-        say(f"   check of every byte: {'clean' if not damage else damage}")
+        say(f"   check of every byte: {damage or 'clean'}")
         if damage or report.freed_bytes != plan.freed_bytes:
             raise SystemExit("the collection was not what was planned")
 

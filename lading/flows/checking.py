@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from lading.catalog import containers as catalog_containers
-
 from lading.catalog import layers as catalog_layers
 from lading.catalog import reach
 from lading.catalog.database import Connection
