@@ -32,8 +32,8 @@ class Epochs:
         return sorted(int(name) for name in names if name.isdigit())
 
     def current(self) -> int:
-        """The newest epoch; 0 before the first operation."""
-        return max(self.numbers(), default=0)
+        """The newest epoch; they begin with 1, so that 0 can mean "none"."""
+        return max(self.numbers(), default=1)
 
     @contextmanager
     def shared(self) -> Iterator[int]:
@@ -100,10 +100,10 @@ class Epochs:
             The highest number N below the current one such that no operation holds N or an older epoch;
             0 when there is none.
         """
-        done = 0
         numbers = self.numbers()
         if not numbers:
             return 0
+        done = numbers[0] - 1  # those before it were retired, and their files removed
         for number in numbers[:-1]:
             if not self._retire(number):
                 return done
@@ -112,8 +112,9 @@ class Epochs:
 
     def would_retire(self) -> int:
         """Tell up to which epoch nobody holds a lock at this moment, the current one included; changes nothing."""
-        done = 0
-        for number in self.numbers():
+        numbers = self.numbers()
+        done = numbers[0] - 1 if numbers else 0
+        for number in numbers:
             if self._is_held(number):
                 return done
             done = number

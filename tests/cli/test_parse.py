@@ -23,7 +23,7 @@ OPTIONS = [
         (["-ni", "foo", "bar"], ["--name=foo", "--id=bar"], []),
         (["-n=foo", "x"], ["--name=foo"], ["x"]),
         (["--name='a b'"], ["--name=a b"], []),
-        (['--name="\'x\'"'], ["--name='x'"], []),
+        (["--name=\"'x'\""], ["--name='x'"], []),
         (["--json=false", "-q"], ["--quiet"], []),
         (["--json", "true"], ["--json"], ["true"]),
         (["base", "--id", "zz"], [], ["base", "--id", "zz"]),

@@ -1,0 +1,54 @@
+"""What all tests share: stores, and the rule that in CI nothing privileged is skipped."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lading import Store
+
+IN_CI = os.environ.get("CI") == "true"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Ordinary users cannot mount: their privileged tests are skipped, with the reason."""
+    if os.geteuid() != 0:
+        for item in items:
+            if item.get_closest_marker("privileged"):
+                item.add_marker(pytest.mark.skip(reason="needs root: mounts, owners, devices"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Turn a skip into a failure in CI, where everything that a test needs is there."""
+    report = yield
+    if IN_CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} was skipped in CI: {report.longrepr}"
+    return report
+
+
+def pytest_sessionstart() -> None:
+    """In CI the peer must be there: comparisons that cannot run would pass unseen."""
+    if IN_CI and shutil.which("containers-storage") is None:
+        raise pytest.UsageError("CI needs Debian's containers-storage")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store with the default driver; whatever it has mounted is unmounted at the end."""
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as opened:
+        yield opened
+        for mount in opened.mounts():
+            opened.unmount(mount.layer, force=True)
+
+
+@pytest.fixture
+def vfs_store(tmp_path: Path) -> Iterator[Store]:
+    """An empty store that shows layers as plain trees, as for ordinary users."""
+    with Store.open(tmp_path / "vfs-root", run=tmp_path / "vfs-run", driver="vfs") as opened:
+        yield opened
