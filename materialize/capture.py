@@ -17,7 +17,7 @@ from lading.errors import Corrupt
 from lading.materialize.beneath import DIRECTORY, walk
 from lading.materialize.copy import StatRecord, stat_record
 from lading.materialize.whiteout import TRUSTED, USER
-from lading.values import PRESENT, WHITEOUT, Entry, Inode, component_key, printable
+from lading.values import IMPLIED, PRESENT, WHITEOUT, Entry, Inode, component_key, printable
 
 #: Called with an open file and its size; stores the bytes and returns their digest.
 Store = Callable[[int, int], bytes]
@@ -75,7 +75,14 @@ def capture_tree(
             if not parent or (parent_now is not None and parent_now.inode is not None and parent_now.inode.type == "d"):
                 removed.append(Entry(path, WHITEOUT))
     changed += _leaders(changed, found)
-    return sorted((*changed, *removed), key=lambda entry: component_key(entry.path))
+    result = {entry.path: entry for entry in (*changed, *removed)}
+    for path in list(result):
+        while path:  # directories on the way that are as they were are only implied
+            path = path.rpartition(b"/")[0]
+            if path in result:
+                break
+            result[path] = Entry(path, IMPLIED)
+    return sorted(result.values(), key=lambda entry: component_key(entry.path))
 
 
 def _same(before: Entry | None, now: Entry) -> bool:

@@ -90,6 +90,9 @@ def _mount(context: Context, layer_id: str, label: str, *, read_only: bool, vola
             return context.mount_table.add(layer_id).path
         context.need_writable()
         layer = layers.get(context, layer_id)
+        adopted = _clear_stray_mount(context, layer)
+        if adopted is not None:
+            return adopted
         wanted = (
             "" if read_only and context.driver == "overlay" else ("upper" if context.driver == "overlay" else "tree")
         )
@@ -99,6 +102,19 @@ def _mount(context: Context, layer_id: str, label: str, *, read_only: bool, vola
             if context.driver == "vfs":
                 return _provide_tree(context, layer)
             return _mount_overlay(context, layer, label, read_only=read_only, volatile=volatile)
+
+
+def _clear_stray_mount(context: Context, layer: Layer) -> Path | None:
+    """Remove a mount that has no record, as a kill between the two leaves it; take it over when it is in use."""
+    target = context.mount_table.mount_point(layer.id)
+    if not kernel.is_mounted(target):
+        return None
+    try:
+        kernel.unmount(target)
+    except InUse:
+        used = [areas.current(context, layer)] if layer.write_kind else []
+        return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=used).path
+    return None
 
 
 def _settle_ancestors(context: Context, layer_id: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -52,9 +52,9 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Iterator[Shelf]:
+def shelf(tmp_path: Path) -> Shelf:
     """An empty shelf in a folder."""
-    yield Shelf(tmp_path)
+    return Shelf(tmp_path)
 
 
 def noise(size: int, seed: int = 0) -> bytes:
@@ -129,11 +129,15 @@ def test_a_flipped_bit_is_never_handed_out(shelf: Shelf, position: int) -> None:
 
     assert found
     for data in datas:
-        digest = blake3(data).digest()
-        try:
-            assert shelf.reader.read(digest) == data
-        except DigestMismatch as error:
-            assert error.digest == digest
+        assert _read_or_named(shelf, blake3(data).digest()) in (data, None)
+
+
+def _read_or_named(shelf: Shelf, digest: bytes) -> bytes | None:
+    """An object's bytes; None when the read says that this very object is damaged."""
+    try:
+        return shelf.reader.read(digest)
+    except DigestMismatch as error:
+        return None if error.digest == digest else b"another was named"
 
 
 @pytest.mark.parametrize("cut", [1, 40, 90, 400])
