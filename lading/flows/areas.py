@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
 
 from lading.catalog import layers as catalog_layers
-from lading.errors import LadingError
+from lading.errors import Full, LadingError
 from lading.flows.context import Context
 from lading.materialize.beneath import remove_tree
 from lading.materialize.mounttable import MountRecord, file_lock
@@ -59,7 +59,15 @@ def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
             mounting.unmount_all(context, layer_id)
         yield
         for layer_id in layer_ids:
-            remove_unused(context, layer_id, keep=None)
+            with suppress(Full):  # what cannot be moved aside on a full disk goes with the next collection
+                remove_unused(context, layer_id, keep=_current_number(context, layer_id))
+
+
+def _current_number(context: Context, layer_id: str) -> int | None:
+    """Number of a layer's current area; None when the layer is gone."""
+    with context.catalog.read() as conn:
+        layer = catalog_layers.get_layer(conn, layer_id)
+    return None if layer is None else layer.write_area
 
 
 def current(context: Context, layer: Layer) -> Path:
@@ -131,9 +139,7 @@ def collect_debris(context: Context, *, dry_run: bool) -> tuple[int, list[str]]:
     freed, warnings = 0, []
     for layer_id in _layer_folders(context):
         with locked(context, [layer_id]):
-            with context.catalog.read() as conn:
-                layer = catalog_layers.get_layer(conn, layer_id)
-            keep = layer.write_area if layer is not None else None
+            keep = _current_number(context, layer_id)
             if dry_run:
                 used = {str(area) for record in context.mount_table.records() for area in record.areas}
                 folder = context.layout.layers / layer_id

@@ -14,7 +14,7 @@ from lading.catalog import content as catalog_content
 from lading.catalog import reach
 from lading.catalog.database import Connection
 from lading.errors import LadingError
-from lading.flows import areas, farms, journaling
+from lading.flows import areas, farms, journaling, reserve
 from lading.flows.context import Context
 from lading.materialize import cache
 from lading.objects.durable import Staging, debris
@@ -125,6 +125,12 @@ def gc(context: Context, *, dry_run: bool) -> GcReport:
     if dry_run:
         return _planned(context)
     context.need_writable()
+    report = reserve.with_room(context, lambda: _collect(context))
+    reserve.put_back(context.layout.reserve)
+    return report
+
+
+def _collect(context: Context) -> GcReport:
     warnings: list[str] = []
     debris_bytes = _clear_staging(context, dry_run=False)
     area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)

@@ -14,7 +14,7 @@ from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.catalog.database import Connection
 from lading.errors import ContainerUnknown, LayerUnknown, NotAContainer
-from lading.flows import areas, images, layers, sealing, views
+from lading.flows import areas, images, layers, reserve, sealing, views
 from lading.flows.accounting import files_below
 from lading.flows.context import Context
 from lading.flows.opening import make_private
@@ -122,6 +122,11 @@ def delete(context: Context, ref: str) -> None:
     if container is None:
         raise NotAContainer()
     context.need_writable()
+    found = container
+    reserve.with_room(context, lambda: _delete(context, found))
+
+
+def _delete(context: Context, container: Container) -> None:
     with areas.released(context, [container.layer]), context.catalog.write("delete-container") as tx:
         present = catalog_containers.get_container(tx.conn, container.id)
         if present is None:

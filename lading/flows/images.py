@@ -16,7 +16,7 @@ from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.catalog.database import Connection
 from lading.errors import ImageUnknown, ImageUsedByContainer, InvalidBigDataName, LayerUnknown, NotAnImage
-from lading.flows import areas, layers, sealing, views
+from lading.flows import areas, layers, reserve, sealing, views
 from lading.flows.context import Context
 from lading.flows.ingest import check_digest
 from lading.flows.records import check_id, check_names, check_text
@@ -203,8 +203,14 @@ def delete(context: Context, ref: str, *, dry_run: bool) -> list[str]:
     if dry_run:
         return doomed
     context.need_writable()
+    image_id = image.id
+    return reserve.with_room(context, lambda: _delete(context, image_id, doomed))
+
+
+def _delete(context: Context, image_id: str, doomed: Sequence[str]) -> list[str]:
+    """Delete an image and those of the layers that still nothing else needs."""
     with areas.released(context, doomed), context.catalog.write("delete-image") as tx:
-        present = catalog_images.get_image(tx.conn, image.id)
+        present = catalog_images.get_image(tx.conn, image_id)
         if present is None:
             raise NotAnImage()
         refuse_used(tx.conn, present)
@@ -218,5 +224,9 @@ def delete(context: Context, ref: str, *, dry_run: bool) -> list[str]:
 def delete_record(context: Context, image_id: str) -> None:
     """Delete an image's record and data alone."""
     context.need_writable()
+    reserve.with_room(context, lambda: _delete_record(context, image_id))
+
+
+def _delete_record(context: Context, image_id: str) -> None:
     with context.catalog.write("delete") as tx:
         catalog_images.delete_image(tx, image_id)

@@ -18,7 +18,7 @@ from lading.errors import (
     NotALayer,
     ParentIsContainer,
 )
-from lading.flows import areas, sealing
+from lading.flows import areas, reserve, sealing
 from lading.flows.context import Context, Progress
 from lading.flows.ingest import Ingested, ingesting
 from lading.flows.records import check_id, check_names, check_text
@@ -223,12 +223,12 @@ def delete(context: Context, ref: str) -> None:
         if layer is None:
             raise NotALayer()
         refuse_used(conn, layer.id)
-    _delete(context, layer.id, checked=True)
+    reserve.with_room(context, lambda: _delete(context, layer.id, checked=True))
 
 
 def delete_unchecked(context: Context, layer_id: str) -> None:
     """Delete a layer whatever uses it."""
-    _delete(context, layer_id, checked=False)
+    reserve.with_room(context, lambda: _delete(context, layer_id, checked=False))
 
 
 def _delete(context: Context, layer_id: str, *, checked: bool) -> None:

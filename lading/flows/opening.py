@@ -13,6 +13,7 @@ from lading import config
 from lading.catalog.database import Catalog
 from lading.config import Settings
 from lading.errors import Corrupt, InvalidInput, LadingError, ReadOnly, Unsupported
+from lading.flows import reserve
 from lading.flows.context import Context
 from lading.objects.durable import make_dir, write_durably
 from lading.objects.layout import Layout
@@ -24,9 +25,6 @@ FORMAT_VERSION: Final = 1
 #: Feature names this version knows, by what not knowing one would mean.
 KNOWN_INCOMPATIBLE: Final[frozenset[str]] = frozenset()
 KNOWN_READ_ONLY_COMPATIBLE: Final[frozenset[str]] = frozenset()
-
-#: Bytes kept aside so that deleting still works on a full disk.
-RESERVE_SIZE: Final = 8 << 20
 
 
 def open_context(root: Path, run: Path | None, driver: str, settings: Settings) -> Context:
@@ -125,6 +123,7 @@ def _make_store(layout: Layout) -> dict[str, Any]:
     }  # fmt: skip
     try:
         _make_folders(layout)
+        reserve.put_back(layout.reserve)
         try:
             write_durably(layout.format_marker, json.dumps(marker).encode() + b"\n", replace=False)
         except FileExistsError:  # another process made the store at this moment

@@ -7,6 +7,7 @@ import gzip
 import io
 import lzma
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ from tests.tarmake import END, directory, file, link, pax, symlink, tree
 
 LAYER = tree({"etc": None, "etc/hosts": b"127.0.0.1 localhost\n", "usr/bin/tool": b"#!/bin/sh\n" * 400, "empty": b""})
 
-COMPRESS = {
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes, "gzip": gzip.compress, "bzip2": bz2.compress, "xz": lzma.compress, "zstd": pyzstd.compress,
     "two gzip members": lambda data: gzip.compress(data[:5000]) + gzip.compress(data[5000:]),
     "two zstd frames": lambda data: pyzstd.compress(data[:5000]) + pyzstd.compress(data[5000:]),

@@ -26,6 +26,7 @@ from lading.errors import (
     NotAnImage,
     SizeUnknown,
 )
+from lading.values import Record
 from tests.tarmake import tree
 
 LAYER = tree({"f": b"x" * 1000})
@@ -47,7 +48,7 @@ def test_references_are_ids_then_names_then_prefixes(store: Store) -> None:
 
 def test_generated_ids_are_32_hex_digits(store: Store) -> None:
     """Of every kind, and never the start of a decimal number."""
-    made = [store.layers.create(), store.images.create(), store.containers.create()]
+    made: list[Record] = [store.layers.create(), store.images.create(), store.containers.create()]
 
     for record in made:
         assert len(record.id) == 32
@@ -131,7 +132,9 @@ def test_what_is_missing_is_told_in_the_contracts_words(store: Store) -> None:
     """Items and records, of each kind."""
     image, container, layer = store.images.create(id="i"), store.containers.create(id="c"), store.layers.create(id="l")
 
-    with pytest.raises(DataUnknown, match=r'locating item named "k" for image with ID "i" \(consider removing the image'):
+    with pytest.raises(
+        DataUnknown, match=r'locating item named "k" for image with ID "i" \(consider removing the image'
+    ):
         list(store.images.data(image.id, "k"))
     with pytest.raises(DataUnknown, match='locating item named "k" for layer with ID "l": file does not exist'):
         list(store.layers.data(layer.id, "k"))
@@ -152,9 +155,7 @@ def test_what_is_missing_is_told_in_the_contracts_words(store: Store) -> None:
 def test_an_image_is_found_by_its_digests(store: Store) -> None:
     """The first manifest's digest sticks; any manifest's finds it."""
     image = store.images.create(big_data={"manifest": b"first", "manifest-2": b"second"})
-    first, second, third = (
-        "sha256:" + hashlib.sha256(data).hexdigest() for data in (b"first", b"second", b"third")
-    )
+    first, second, third = ("sha256:" + hashlib.sha256(data).hexdigest() for data in (b"first", b"second", b"third"))
 
     store.images.set_data(image.id, "manifest", io.BytesIO(b"third"))
 
@@ -220,7 +221,9 @@ def test_every_change_is_in_the_audit_log(store: Store) -> None:
     store.set_names(layer.id, ["m"])
     store.layers.delete("m")
 
-    events = list(store.query("SELECT verb, before IS NULL, after IS NULL FROM v_event WHERE record_id = ?", [layer.id])[1])
+    events = list(
+        store.query("SELECT verb, before IS NULL, after IS NULL FROM v_event WHERE record_id = ?", [layer.id])[1]
+    )
 
     assert events == [("create-layer", 1, 0), ("set-names", 0, 0), ("delete-layer", 0, 1)]
 

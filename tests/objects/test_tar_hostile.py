@@ -40,7 +40,7 @@ def read(tar: bytes, limits: TarLimits | None = None, step: int = 1 << 20) -> tu
     """Parse a tar, checking that nothing of it is lost."""
     sink = Sink()
     stream = io.BytesIO(tar)
-    summary = ingest_tar(lambda size: stream.read(min(size, step)), sink, limits)  # type: ignore[arg-type]
+    summary = ingest_tar(lambda size: stream.read(min(size, step)), sink, limits)
     assert b"".join(sink.parts) == tar
     return summary, sink
 
