@@ -166,17 +166,22 @@ cli = Lading(
 )
 
 
-class Terminated(BaseException):
-    """SIGTERM arrived; unwinds like a keyboard interrupt."""
+class Stopped(BaseException):
+    """A signal asks to end; unwinds everything, so that what was begun is tidied up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise Stopped(number)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit with its status: 0, 1 for any failure, 125 for a wrong option."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
     words = list(sys.argv[1:] if arguments is None else arguments)
     sys.exit(run(words))
 
@@ -203,12 +208,9 @@ def run(words: list[str]) -> int:
     except BrokenPipeError:
         _drop_stdout()
         return FAILURE
-    except (KeyboardInterrupt, click.Abort):
-        _fail("interrupted", words)
-        return 130
-    except Terminated:
-        _fail("terminated", words)
-        return 143
+    except Stopped as stopped:
+        _fail("interrupted" if stopped.number == signal.SIGINT else "terminated", words)
+        return 128 + stopped.number
     except OSError as error:
         return _fail(_os_words(error), words)
 

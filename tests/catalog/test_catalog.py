@@ -39,7 +39,10 @@ def test_two_paths_never_share_a_text(one: bytes, two: bytes) -> None:
     assert (path_to_text(one) == path_to_text(two)) == (one == two)
 
 
-@given(st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=200))), st.lists(st.tuples(st.integers(0, 2**60), st.integers(0, 2**60))))
+@given(
+    st.lists(st.tuples(st.binary(max_size=40), st.binary(max_size=200))),
+    st.lists(st.tuples(st.integers(0, 2**60), st.integers(0, 2**60))),
+)
 def test_attributes_and_regions_come_back(pairs: list[tuple[bytes, bytes]], regions: list[tuple[int, int]]) -> None:
     """Any bytes, any numbers."""
     assert list(unpack_pairs(pack_pairs(pairs))) == pairs
@@ -101,7 +104,9 @@ def test_whoever_waits_too_long_is_told_for_whom(store: Store) -> None:
         "import sys, time\nfrom lading import Store\nwith Store.open(sys.argv[1], run=sys.argv[2]) as store:\n"
         "    with store._context.catalog.write('hold'):\n        print('held', flush=True)\n        time.sleep(60)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", hold, str(store.root), str(store.run.parent)], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", hold, str(store.root), str(store.run.parent)], stdout=subprocess.PIPE
+    )
     assert process.stdout is not None
     process.stdout.readline()
     store._context.catalog._wait_s = 0.2
@@ -121,7 +126,9 @@ def test_the_journal_holds_every_records_last_state(store: Store) -> None:
     gone = store.layers.create()
     store.layers.delete(gone.id)
 
-    states = {(kind, name): state for line in read_chain(store.root / "journal") for kind, name, state in line.body["changes"]}
+    states = {
+        (kind, name): state for line in read_chain(store.root / "journal") for kind, name, state in line.body["changes"]
+    }
 
     assert states["layer", layer.id]["contents"] == list(layer.contents)
     assert states["image", image.id]["names"] == ["i"]
@@ -189,7 +196,14 @@ def stacked(store: Store) -> str:
                    + file(b"dir/in", b"5") + END)
     )  # fmt: skip
     top = store.layers.import_(
-        io.BytesIO(file(b"d/a", b"new") + directory(b"o/") + file(b"o/.wh..wh..opq") + file(b".wh.w") + file(b"dir", b"now a file") + END),
+        io.BytesIO(
+            file(b"d/a", b"new")
+            + directory(b"o/")
+            + file(b"o/.wh..wh..opq")
+            + file(b".wh.w")
+            + file(b"dir", b"now a file")
+            + END
+        ),
         base.id,
     )
     return store.images.create(top.id, names=["image"]).id
@@ -197,7 +211,9 @@ def stacked(store: Store) -> str:
 
 def test_v_file_says_what_shows_and_what_is_hidden(store: Store, stacked: str) -> None:
     """Replaced, removed, below an opaque directory, below a file."""
-    rows = store.query("SELECT path, visible, shadowed, whiteout FROM v_file WHERE image = ? ORDER BY path, visible", [stacked])[1]
+    rows = store.query(
+        "SELECT path, visible, shadowed, whiteout FROM v_file WHERE image = ? ORDER BY path, visible", [stacked]
+    )[1]
 
     assert [(path, *map(bool, rest)) for path, *rest in rows] == [
         ("d", False, True, False), ("d", True, False, False), ("d/a", False, True, False), ("d/a", True, False, False),
@@ -209,9 +225,16 @@ def test_v_file_says_what_shows_and_what_is_hidden(store: Store, stacked: str) -
 
 def test_costs_add_up(store: Store, stacked: str) -> None:
     """Unique bytes are what deleting frees; amortised ones sum to what is stored."""
-    other = store.images.create(store.layers.import_(io.BytesIO(tree({"n": os.urandom(3000)})), store.images.get(stacked).layer).id)
+    other = store.images.create(
+        store.layers.import_(io.BytesIO(tree({"n": os.urandom(3000)})), store.images.get(stacked).layer).id
+    )
 
-    costs = {row[0]: row[1:] for row in store.query("SELECT image, logical, unique_bytes, shared_bytes, amortised_bytes FROM v_image_cost")[1]}
+    costs = {
+        row[0]: row[1:]
+        for row in store.query("SELECT image, logical, unique_bytes, shared_bytes, amortised_bytes FROM v_image_cost")[
+            1
+        ]
+    }
     live = store.balance().classes["packs: live"]
 
     assert costs[other.id][1] > 3000

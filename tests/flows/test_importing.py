@@ -39,7 +39,9 @@ class Layout:
         return {"mediaType": media_type, "digest": digest(data), "size": len(data)}
 
     def image(self, tag: str, layers: list[bytes], diff_ids: list[str] | None = None) -> bytes:
-        config = json.dumps({"rootfs": {"type": "layers", "diff_ids": diff_ids or [digest(data) for data in layers]}}).encode()
+        config = json.dumps(
+            {"rootfs": {"type": "layers", "diff_ids": diff_ids or [digest(data) for data in layers]}}
+        ).encode()
         manifest = json.dumps(
             {
                 "schemaVersion": 2,
@@ -97,7 +99,9 @@ def test_images_share_layers(store: Store, layout: Layout) -> None:
     ],
     ids=range(6),
 )
-def test_a_layout_that_lies_is_refused_and_leaves_nothing(store: Store, layout: Layout, spoil: Any, message: str) -> None:
+def test_a_layout_that_lies_is_refused_and_leaves_nothing(
+    store: Store, layout: Layout, spoil: Any, message: str
+) -> None:
     """One line that says what is wrong; neither layers nor image stay."""
     layout.manifests.clear()
     spoil(layout)
@@ -175,7 +179,16 @@ def test_what_skopeo_writes_comes_in(store: Store, layout: Layout, tmp_path: Pat
     copy = tmp_path / "copy"
     target = f"oci:{copy}:c"
     subprocess.run(
-        ["skopeo", "copy", "-q", "--dest-compress-format", compression, "--insecure-policy", f"oci:{layout.root}:v1", target],
+        [
+            "skopeo",
+            "copy",
+            "-q",
+            "--dest-compress-format",
+            compression,
+            "--insecure-policy",
+            f"oci:{layout.root}:v1",
+            target,
+        ],
         check=True,
     )
 
