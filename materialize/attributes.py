@@ -103,32 +103,36 @@ class Attributes:
         return not inode.xattrs and self._plan(inode)[1]
 
     def apply(self, descriptor: int, inode: Inode) -> None:
-        """Put attributes on an open file or directory that has all its content, made with :meth:`creation_mode`."""
-        if not self.is_complete(inode):
-            self._change(descriptor, inode)
-        moment = clamp_time(inode.mtime_ns)
-        os.utime(descriptor, ns=(moment, moment))
-
-    def apply_made(self, descriptor: int, inode: Inode) -> None:
-        """As :meth:`apply`, for a directory that was made with some other mode."""
-        self._change(descriptor, inode)
-        moment = clamp_time(inode.mtime_ns)
-        os.utime(descriptor, ns=(moment, moment))
-
-    def _change(self, descriptor: int, inode: Inode) -> None:
-        owner = self.owner(inode)
-        if owner != self._own:
-            os.fchown(descriptor, *owner)
+        """Put attributes on an open file or directory, whatever it has now."""
+        if self.as_root:
+            os.fchown(descriptor, inode.uid, inode.gid)
         os.fchmod(descriptor, self.mode(inode))
+        self._finish(descriptor, inode)
+
+    def complete(self, descriptor: int, inode: Inode) -> None:
+        """Put on attributes that creation did not give.
+
+        Args:
+            descriptor: of a file or directory that was made with :meth:`creation_mode` in a tree begun with
+                :func:`prepare_root`, and has all its content.
+            inode: what it is to be.
+        """
+        if self._plan(inode)[1]:
+            self._finish(descriptor, inode)
+        else:
+            self.apply(descriptor, inode)
+
+    def _finish(self, descriptor: int, inode: Inode) -> None:
         if inode.xattrs:
             self._set_xattrs(descriptor, inode)
+        moment = clamp_time(inode.mtime_ns)
+        os.utime(descriptor, ns=(moment, moment))
 
     def apply_at(self, name: bytes, dir_fd: int, inode: Inode) -> None:
-        """Put attributes on something that must not be opened: a symlink, device, fifo or socket."""
-        owner = self.owner(inode)
-        if owner != self._own:
-            os.chown(name, *owner, dir_fd=dir_fd, follow_symlinks=False)
-        if inode.type != "l" and (owner != self._own or inode.mode & self._hidden):
+        """Put attributes on what must not be opened: a symlink, device, fifo or socket, whatever it has now."""
+        if self.as_root:
+            os.chown(name, inode.uid, inode.gid, dir_fd=dir_fd, follow_symlinks=False)
+        if inode.type != "l":
             handle = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=dir_fd)
             try:
                 os.chmod(f"/proc/self/fd/{handle}", self.mode(inode))

@@ -224,13 +224,18 @@ def walk(root: int, *, same_mount: bool = True) -> Iterator[tuple[bytes, int, li
 
     Returns:
         For each directory: its path, a descriptor that is open until the next step, and what it holds,
-        sorted by name. Entries removed from the list are not descended into.
+        sorted by name. Directories that vanish meanwhile are left out.
     """
     pending = [b""]
     with Directories(root, same_mount=same_mount) as directories:
         while pending:
             path = pending.pop()
-            descriptor = directories.fd(path)
+            try:
+                descriptor = directories.fd(path)
+            except FileNotFoundError:
+                if path:
+                    continue  # removed since its parent was read
+                raise
             with os.scandir(descriptor) as scan:
                 items = sorted(scan, key=lambda item: os.fsencode(item.name))
             yield path, descriptor, items

@@ -246,7 +246,7 @@ class TreeBuilder:
                 self.attributes.warn("devices", "devices are left out: only root can make them")
                 return
             kind = _DEVICE_TYPES[inode.type]
-            os.mknod(name, kind | self.attributes.creation_mode(inode), inode.rdev, dir_fd=parent)
+            os.mknod(name, kind | 0o600, inode.rdev, dir_fd=parent)
         else:
             raise InvalidInput(f"{printable(entry.path)} is of the unknown type {inode.type!r}")
         self.attributes.apply_at(name, parent, inode)
@@ -293,7 +293,7 @@ class TreeBuilder:
         descriptor = os.open(name, _CREATE, self.attributes.creation_mode(inode), dir_fd=parent)
         try:
             write_content(descriptor, inode, chunks, file.path)
-            self.attributes.apply(descriptor, inode)
+            self.attributes.complete(descriptor, inode)
             self.written(descriptor, name, parent, file)
         finally:
             os.close(descriptor)
@@ -319,7 +319,7 @@ class TreeBuilder:
                 continue
             if not path:
                 self.finish_directory(self.root, entry)
-                self.attributes.apply_made(self.root, inode)
+                self.attributes.apply(self.root, inode)
                 continue
             parent, name = split(path)
             folder = self.directories.fd(parent)
@@ -330,7 +330,7 @@ class TreeBuilder:
             descriptor = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
             try:
                 self.finish_directory(descriptor, entry)
-                self.attributes.apply(descriptor, inode)
+                self.attributes.complete(descriptor, inode)
             finally:
                 os.close(descriptor)
 

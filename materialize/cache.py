@@ -81,7 +81,11 @@ def _files(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
         for item in items:
             if item.is_file(follow_symlinks=False):
                 name = os.fsencode(item.name)
-                yield prefix + name, os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                try:
+                    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue  # removed since its folder was read
+                yield prefix + name, status
 
 
 def evict(
