@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from lading import Store
 from lading.catalog import migrations
 from lading.catalog.content import pack_pairs, pack_regions, unpack_pairs, unpack_regions
+from lading.catalog.database import Connection
 from lading.catalog.journal import Journal, head, read_chain
 from lading.catalog.models import TABLES
 from lading.catalog.paths import path_to_text, text_to_path
@@ -60,7 +61,7 @@ def test_the_migrated_schema_is_the_models() -> None:
     database = peewee.SqliteDatabase(":memory:")
     with database.bind_ctx(TABLES):
         database.create_tables(TABLES)
-        wanted = schema(database.connection())
+        wanted = schema(database.connection())  # type: ignore[no-untyped-call]
     migrated = sqlite3.connect(":memory:", isolation_level=None)
     migrations.migrate(migrated)
 
@@ -136,6 +137,12 @@ def test_the_journal_holds_every_records_last_state(store: Store) -> None:
     assert states["layer", gone.id] is None
 
 
+def _append_and_stop(folder: Path, conn: Connection) -> None:
+    """A line goes out, and the transaction fails."""
+    Journal(folder).append(conn, {"at": 1, "verb": "lost", "changes": []})
+    raise RuntimeError("stop")
+
+
 def test_a_line_whose_transaction_did_not_commit_is_passed_over(store: Store) -> None:
     """Whole or torn; the chain goes on from the last committed line."""
     store.layers.create(id="a")
@@ -143,8 +150,7 @@ def test_a_line_whose_transaction_did_not_commit_is_passed_over(store: Store) ->
     committed = path.read_bytes()
     catalog = store._context.catalog
     with pytest.raises(RuntimeError, match="stop"), catalog.write("x") as tx:
-        Journal(catalog.journal_folder).append(tx.conn, {"at": 1, "verb": "lost", "changes": []})
-        raise RuntimeError("stop")
+        _append_and_stop(catalog.journal_folder, tx.conn)
     assert len(path.read_bytes()) > len(committed)
     store.layers.create(id="b")
     with path.open("ab") as torn:

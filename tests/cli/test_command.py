@@ -63,10 +63,7 @@ def test_the_main_job(lading: Run, layer_file: str, tmp_path: Path) -> None:
     )
     assert ok(lading("images")) == f"{image_id}\n\tname: img\n"
     assert ok(lading("containers")) == f"{container_id}\n\tname: ctr\n"
-    assert (
-        f"base: layer {layer_id} used by image {image_id}: layer is in use by an image\n"
-        == lading("delete-layer", "base").stderr
-    )
+    assert "layer has children" in lading("delete-layer", "base").stderr
     assert ok(lading("exists", "-q", "base", "img", "ctr")) == ""
     assert ok(lading("changes", "base")) == 'Add "/bin"\nAdd "/bin/x"\nAdd "/etc"\nAdd "/etc/hosts"\n'
     assert ok(lading("diffsize", "base")) == "3010\n"

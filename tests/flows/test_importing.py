@@ -167,8 +167,8 @@ def test_a_docker_archive_is_kept_byte_for_byte(store: Store, tmp_path: Path) ->
     assert image.names == ("app:1", "app:latest")
     assert b"".join(store.images.data(image.id, "manifest")) == manifest
     assert taken_out(store, image.layer) == LAYERS[1]
+    (tmp_path / "b.tar").write_bytes(b"junk" * 1000)
     with pytest.raises(InvalidInput, match="no docker archive"):
-        (tmp_path / "b.tar").write_bytes(b"junk" * 1000)
         store.import_image(f"docker-archive:{tmp_path / 'b.tar'}")
 
 
