@@ -52,14 +52,14 @@ def register_packs(catalog: Catalog, packs: Sequence[PackContents], epoch: int) 
         epoch: the epoch whose lock the caller holds.
     """
     for pack in packs:
-        with catalog.write_rows("register pack") as conn:
+        with catalog.write_rows("register pack", durable=False) as conn:
             conn.execute(
                 "INSERT INTO pack (name, size, payload, epoch, settled) VALUES (?, ?, ?, ?, 0) ON CONFLICT (name) DO NOTHING",
                 (pack.name, pack.size, payload_of(pack), epoch),
             )
             pack_id = conn.execute("SELECT id FROM pack WHERE name = ?", (pack.name,)).fetchone()[0]
         for batch in batches(pack.objects, BATCH_ROWS):
-            with catalog.write_rows("register objects") as conn:
+            with catalog.write_rows("register objects", durable=False) as conn:
                 conn.executemany(
                     "INSERT INTO object (digest, kind, pack_id, offset, stored_size, size, codec, frames) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET kind = excluded.kind, "
@@ -151,7 +151,7 @@ def store_content(
         The content's row number, for :func:`ready`.
     """
     del diff_id  # known again, as the key, when the content becomes ready
-    with catalog.write_rows("begin content") as conn:
+    with catalog.write_rows("begin content", durable=False) as conn:
         recipe_id = _object_id(conn, recipe)
         cursor = conn.execute(
             "INSERT INTO content (size, recipe_id, state, epoch, entries, diff_bytes, uids, gids) "
@@ -161,7 +161,7 @@ def store_content(
         content_id = int(cursor.lastrowid)
     start = 0
     for batch in batches(entries, BATCH_ROWS):
-        with catalog.write_rows("store entries") as conn:
+        with catalog.write_rows("store entries", durable=False) as conn:
             _store_batch(conn, content_id, batch, start)
         start += len(batch)
     return content_id
@@ -182,8 +182,11 @@ def _store_batch(conn: Connection, content_id: int, batch: Sequence[Entry], star
         "inode_key BLOB)"
     )
     conn.execute("DELETE FROM incoming")
-    paths = {path for entry in batch for path in _with_parents(entry.path)}
-    paths.update(path for entry in batch if entry.link for path in _with_parents(entry.link))
+    paths: set[bytes] = {b""}
+    for entry in batch:
+        _add_with_parents(paths, entry.path)
+        if entry.link is not None:
+            _add_with_parents(paths, entry.link)
     _store_paths(conn, paths)
     keys = [inode_key(entry.inode) if entry.inode is not None else None for entry in batch]
     _store_inodes(conn, {key: entry.inode for key, entry in zip(keys, batch, strict=True) if key and entry.inode})
@@ -211,11 +214,11 @@ def _store_batch(conn: Connection, content_id: int, batch: Sequence[Entry], star
         raise Corrupt(f"{len(batch) - missing} of {len(batch)} entries could not be recorded")
 
 
-def _with_parents(path: bytes) -> Iterator[bytes]:
-    yield path
-    while path:
+def _add_with_parents(paths: set[bytes], path: bytes) -> None:
+    """Add a path and the directories above it that are not there yet."""
+    while path not in paths:
+        paths.add(path)
         path = path.rpartition(b"/")[0]
-        yield path
 
 
 def _store_paths(conn: Connection, paths: Iterable[bytes]) -> None:

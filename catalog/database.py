@@ -43,7 +43,7 @@ _peewee = _load_peewee()
 sqlite: Any = _peewee.sqlite3
 
 #: WAL bytes from which a commit is followed by a checkpoint.
-CHECKPOINT_SIZE: Final = 4 << 20
+CHECKPOINT_SIZE: Final = 16 << 20
 
 #: Pauses between tries for the writer lock, growing from the first to the last.
 _PAUSE_S: Final = (0.001, 0.05)
@@ -200,18 +200,26 @@ class Catalog:
                 Journal(self.journal_folder).append(conn, line)
 
     @contextmanager
-    def write_rows(self, verb: str = "store rows") -> Iterator[Connection]:
-        """Change rows that no record shows yet, or that no journal follows."""
-        with self._transaction(verb) as conn:
+    def write_rows(self, verb: str = "store rows", *, durable: bool = True) -> Iterator[Connection]:
+        """Change rows that no record shows yet, or that no journal follows.
+
+        Args:
+            verb: what is done, for whoever has to wait.
+            durable: sync at the commit. Rows that only become visible by a later commit may leave it to that
+                one: the log is written in order, so syncing its end makes all of it durable.
+        """
+        with self._transaction(verb, durable=durable) as conn:
             yield conn
 
     @contextmanager
-    def _transaction(self, verb: str) -> Iterator[Connection]:
+    def _transaction(self, verb: str, *, durable: bool = True) -> Iterator[Connection]:
         if self.read_only:
             raise ReadOnly(f"{self.path} may not be written")
         conn = self.connection()
         with self._locked(verb):
             try:
+                if not durable:
+                    conn.execute("PRAGMA synchronous = NORMAL")
                 conn.execute("BEGIN IMMEDIATE")
                 try:
                     yield conn
@@ -223,6 +231,9 @@ class Catalog:
                 self._checkpoint(conn)
             except sqlite.DatabaseError as error:
                 raise _meaning(error, self.path) from error
+            finally:
+                if not durable:
+                    conn.execute("PRAGMA synchronous = FULL")
 
     def _checkpoint(self, conn: Connection) -> None:
         """Move a grown WAL into the database; only ever under the writer lock."""
