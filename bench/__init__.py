@@ -1,0 +1,1 @@
+"""Measurements beside the reference command, in one run; run by ``make bench``."""
