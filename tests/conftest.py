@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from lading import Store
+from lading.materialize.beneath import remove_tree
 
 IN_CI = os.environ.get("CI") == "true"
 
@@ -36,6 +38,14 @@ def pytest_sessionstart() -> None:
     """In CI the peer must be there: comparisons that cannot run would pass unseen."""
     if IN_CI and shutil.which("containers-storage") is None:
         raise pytest.UsageError("CI needs Debian's containers-storage")
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A folder of the test's own, removed by our own means: trees of any depth, no recursion."""
+    path = Path(tempfile.mkdtemp(prefix="lading-test-")).resolve()
+    yield path
+    remove_tree(path)
 
 
 @pytest.fixture
