@@ -194,11 +194,12 @@ def _umask() -> int:
 
 
 def prepare_root(descriptor: int) -> None:
-    """Free a new directory of what it inherited (setgid, group, default ACL) before a tree is built in it."""
+    """Free a new directory of what it inherited (ACLs, setgid, group) before a tree is built in it."""
+    for name in (b"system.posix_acl_default", b"system.posix_acl_access"):
+        try:
+            os.removexattr(descriptor, name)
+        except OSError as error:
+            if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
+                raise
     os.fchown(descriptor, os.geteuid(), os.getegid())
     os.fchmod(descriptor, 0o700)
-    try:
-        os.removexattr(descriptor, b"system.posix_acl_default")
-    except OSError as error:
-        if error.errno not in (errno.ENODATA, errno.EOPNOTSUPP):
-            raise

@@ -194,8 +194,10 @@ class Directories:
             return found
         parent, name = split(path)
         above = self._open.get(parent) if parent else self._root
-        if above is None or self._same_mount:
+        if above is None:
             opened = open_beneath(self._root, path, DIRECTORY, same_mount=self._same_mount)
+        elif self._same_mount:
+            opened = open_beneath(above, name, DIRECTORY, same_mount=True)
         else:
             opened = os.open(_component(name), DIRECTORY, dir_fd=above)
         if len(self._open) >= self._bound:

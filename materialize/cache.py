@@ -164,7 +164,7 @@ class _Plan:
         for name in names:
             if name.startswith(BUILDING_PREFIX) and is_abandoned(trees, name):
                 self._gone[2].append(name)
-                self._remove_names(trees, name)
+                self._remove_names(trees, name)  # what it put into the pool may serve the next try
             elif name.endswith(MARKER_SUFFIX) and name.removesuffix(MARKER_SUFFIX) not in names:
                 self._gone[2].append(name)
                 self._freed += os.stat(name, dir_fd=trees, follow_symlinks=False).st_size
@@ -177,10 +177,11 @@ class _Plan:
             self._gone[0].append(name)
             if name + MARKER_SUFFIX in names:
                 self._freed += os.stat(name + MARKER_SUFFIX, dir_fd=trees, follow_symlinks=False).st_size
-            self._remove_names(trees, name)
+            for inode in self._remove_names(trees, name):
+                self._drop_unused(inode)
 
-    def _remove_names(self, trees: int, name: str) -> None:
-        """Account for a folder's files losing their names in it."""
+    def _remove_names(self, trees: int, name: str) -> list[int]:
+        """Account for a folder's files losing their names in it; return pool files that may be unused then."""
         root = os.open(name, DIRECTORY, dir_fd=trees)
         shared: dict[int, None] = {}
         try:
@@ -193,8 +194,7 @@ class _Plan:
                     shared[status.st_ino] = None
         finally:
             os.close(root)
-        for inode in shared:
-            self._drop_unused(inode)
+        return list(shared)
 
     def _drop_unused(self, inode: int) -> None:
         if self._left[inode] == 1:

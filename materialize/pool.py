@@ -176,6 +176,9 @@ class Pool:
             descriptor = os.open(target, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK, dir_fd=self._fd)
         except FileNotFoundError:
             return False
+        except PermissionError:  # a mode that shuts out its own owner, who cannot look, only write it again
+            os.unlink(target, dir_fd=self._fd)
+            return False
         try:
             sound = is_as_recorded(descriptor, inode, self._attributes)
         finally:

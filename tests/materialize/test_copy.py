@@ -439,3 +439,24 @@ def test_an_error_on_a_writing_thread_reaches_the_caller(tmp_path: Path, monkeyp
 
     assert len(os.listdir("/proc/self/fd")) == before
     assert os.listdir(tmp_path) == []
+
+
+def test_attributes_replace_whatever_a_file_had(tmp_path: Path) -> None:
+    """Who writes onto a tree that exists cannot count on what creation gave."""
+    path = tmp_path / "f"
+    path.write_bytes(b"x")
+    os.chown(path, 5, 6)
+    path.chmod(0o600)
+    wanted = Inode("f", 0o644, 0, 0, 7)
+    descriptor = os.open(path, os.O_RDONLY)
+    attributes.Attributes(as_root=True).apply(descriptor, wanted)
+    os.close(descriptor)
+    os.mkfifo(tmp_path / "fifo", 0o600)
+    os.chown(tmp_path / "fifo", 5, 6)
+    folder = os.open(tmp_path, os.O_RDONLY)
+    attributes.Attributes(as_root=True).apply_at(b"fifo", folder, wanted._replace(type="p"))
+    os.close(folder)
+
+    for name in ("f", "fifo"):
+        status = (tmp_path / name).stat()
+        assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns) == (0o644, 0, 0, 7)

@@ -388,6 +388,11 @@ def _flip(path: Path) -> None:
     os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
 
 
+def _link(path: Path, target: str) -> None:
+    path.unlink()
+    path.symlink_to(target)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "cut file": lambda farm: _cut(farm / "bin/ping"),
     "flipped bit": lambda farm: _flip(farm / "bin/ping"),
@@ -398,10 +403,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "lost capability": lambda farm: os.removexattr(farm / "bin/ping", "security.capability"),
     "lost name": lambda farm: (farm / "large").unlink(),
     "lost link": lambda farm: (farm / "run/link").unlink(),
-    "lost folder": lambda farm: [(farm / "shut/in").unlink(), (farm / "shut").rmdir()],
+    "lost folder": lambda farm: remove_tree(farm / "shut"),
     "strange name": lambda farm: (farm / "run" / "strange").write_bytes(b""),
-    "another kind": lambda farm: [(farm / "large").unlink(), (farm / "large").symlink_to("/etc/passwd")],
-    "another target": lambda farm: [(farm / "run/link").unlink(), (farm / "run/link").symlink_to("/x")],
+    "another kind": lambda farm: _link(farm / "large", "/etc/passwd"),
+    "another target": lambda farm: _link(farm / "run/link", "/x"),
     "folder's mode": lambda farm: (farm / "shut").chmod(0o755),
     "root's mode": lambda farm: farm.chmod(0o777),
 }
