@@ -180,6 +180,9 @@ def stack_changes(contents: Sequence[Sequence[Entry]]) -> list[Entry]:
             origins = {path: origins[path] for path in merged}
         for entry in content:
             below = merged.get(entry.path)
+            if entry.kind == IMPLIED and entry.path in removed and not is_directory(below):
+                # It was something else, or gone: what lies below the layer gives it no attributes.
+                entry = Entry(entry.path, PRESENT, IMPLIED_INODE, True)
             if entry.kind == IMPLIED and is_directory(below):
                 if entry.opaque and below is not None:
                     merged[entry.path] = below._replace(opaque=True)
