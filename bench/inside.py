@@ -96,7 +96,7 @@ def questions(root: str, run: str, name: str) -> dict[str, Any]:
         if found:
             results["get_us"] = _repeated(lambda: store.images.get(name))
         started = time.perf_counter()
-        images = store.images.list()
+        images = store.images.all()
         results["list_s"] = time.perf_counter() - started
         results["images"] = len(images)
     return results

@@ -47,6 +47,7 @@ class Bench:
     scratch: Path
     rounds: int
     binary: Path | None  #: the one-file command, if it has been made
+    layers: tuple[str, ...] = tuple(LAYERS)  #: those that applydiff and diff measure, each by itself
 
     def tar(self, layer: str) -> Path:
         """A layer of the corpus."""
@@ -76,7 +77,7 @@ def _costs(figures: dict[str, list[Cost]]) -> dict[str, Any]:
 def applydiff(bench: Bench) -> dict[str, Any]:
     """Apply each layer to an empty layer of a new store."""
     results = {}
-    for layer in LAYERS:
+    for layer in bench.layers:
         warm(bench.tar(layer))
         figures: dict[str, list[Cost]] = {PEER: [], OURS: []}
         for number in range(bench.rounds):
@@ -136,7 +137,7 @@ def diff(bench: Bench) -> dict[str, Any]:
     results = {}
     for layer in LAYERS:
         figures: dict[str, list[Cost]] = {PEER: [], OURS: []}
-        for number in range(bench.rounds):
+        for number in range(bench.rounds if layer in bench.layers else 1):
             for tool in in_turn(number):
                 store, ids, _ = stores[tool]
                 out.unlink(missing_ok=True)
@@ -266,7 +267,7 @@ def start(bench: Bench) -> dict[str, Any]:
     stores = {PEER: fresh(PEER, bench.scratch), OURS: fresh(OURS, bench.scratch)}
     for store in stores.values():
         run(store.command("create-layer", "--name", "something"))
-    runs = {tool: store for tool, store in stores.items()}
+    runs = dict(stores)
     if bench.binary is not None:
         runs["one file"] = StoreOf(OURS, stores[OURS].folder, str(bench.binary))
     results: dict[str, Any] = {}

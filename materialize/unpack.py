@@ -82,12 +82,10 @@ class _Unpacking:
         self._clear(parent, name)
         if entry.link is not None:
             link_parent, link_name = split(entry.link)
-            os.link(
-                link_name,
-                name,
-                src_dir_fd=self._directories.fd(link_parent),
-                dst_dir_fd=self._directories.fd(parent_path),
-            )
+            source = self._directories.fd(link_parent)
+            target = self._directories.fd(parent_path)
+            # Without the last argument a first name that is a symlink would be followed, out of the tree.
+            os.link(link_name, name, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
         elif inode.type == "f":
             self._file(parent, name, entry.path, inode, next(contents) if inode.digest else iter(()))
         elif inode.type == "l":

@@ -13,7 +13,7 @@ from typing import Any, Final
 from lading.catalog import content as catalog_content
 from lading.catalog import reach
 from lading.catalog.database import Connection
-from lading.errors import LadingError
+from lading.errors import Busy, LadingError
 from lading.flows import areas, farms, journaling, reserve
 from lading.flows.context import Context
 from lading.materialize import cache
@@ -155,8 +155,13 @@ def _collect(context: Context) -> GcReport:
     removed = _remove_packs(context, empty)
     rewritten, saved = _rewrite(context, rewrites, warnings)
     orphans = _remove_unrecorded(context, ended)
+    try:
+        evicted = _evict(context, dry_run=False)
+    except Busy as error:  # somebody builds or mounts all the while: the next collection tries again
+        evicted = 0
+        warnings.append(f"cache left as it is: {error}")
     return GcReport(
-        max(contents, gone_contents), objects, len(empty), rewritten, removed + saved, _evict(context, dry_run=False),
+        max(contents, gone_contents), objects, len(empty), rewritten, removed + saved, evicted,
         debris_bytes + area_bytes + orphans, deferred, tuple(warnings),
     )  # fmt: skip
 

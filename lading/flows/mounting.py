@@ -24,6 +24,7 @@ from lading.flows.ingest import entries_of
 from lading.materialize import mounts as kernel
 from lading.materialize.copy import copy_tree, write_stat_index
 from lading.materialize.mounttable import MountRecord
+from lading.materialize.pool import cache_lock
 from lading.objects.durable import make_dir
 from lading.values import PRESENT, Container, Entry, Image, Inode, Layer, component_key
 
@@ -124,6 +125,11 @@ def _settle_ancestors(context: Context, layer_id: str) -> None:
 
 
 def _mount_overlay(context: Context, layer: Layer, label: str, *, read_only: bool, volatile: bool) -> Path:
+    with cache_lock(context.layout.cache, wait_s=context.settings.wait_s):  # no farm goes before it is mounted
+        return _stack(context, layer, label, read_only=read_only, volatile=volatile)
+
+
+def _stack(context: Context, layer: Layer, label: str, *, read_only: bool, volatile: bool) -> Path:
     lowers = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX)
     used = [path for path in lowers if path.is_relative_to(context.layout.layers)]
     upper = work = None

@@ -215,6 +215,19 @@ def test_a_diff_applied_to_a_mounted_layer_shows_in_it(store: Store, base: str) 
     assert (store.mount(base) / "etc/hosts").read_bytes() == b"h"
 
 
+def test_a_hard_link_to_a_symlink_never_reaches_the_host(store: Store, base: str, tmp_path: Path) -> None:
+    """Unpacked onto a mounted tree: the link is a name of the symlink, not of what it points to."""
+    secret = tmp_path / "secret"
+    secret.write_text("of the host")
+    path = store.mount(base)
+
+    store.layers.apply(base, io.BytesIO(symlink(b"s", os.fsencode(secret)) + link(b"t", b"s") + file(b"f", b"1") + END))
+
+    assert os.readlink(path / "t") == str(secret)
+    assert secret.stat().st_nlink == 1
+    assert stat.S_IMODE(os.stat(path / "f").st_mode) == 0o644
+
+
 def test_sockets_holes_and_hard_links_survive_sealing(store: Store) -> None:
     """What no tar of ours could say."""
     import socket

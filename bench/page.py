@@ -1,0 +1,218 @@
+"""The figures as a page and a plot: docs/benchmarks.md, docs/benchmarks.svg."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from bench.measure import OURS, PEER
+
+Figures = dict[str, Any]
+
+
+def write(kept: Figures, folder: Path) -> None:
+    """Write the page from all figures there are, and draw the plot."""
+    lines = [
+        "# Benchmarks\n",
+        "Made by `make bench`; the figures themselves are in [benchmarks.json](benchmarks.json). Both commands run in turn on one",
+        "machine, each round on a fresh store whose removal is not timed. A figure is the median, with the smallest and largest",
+        "run behind it; a ratio is the median of the rounds' ratios (ours divided by theirs). Creating files costs very different",
+        "amounts from minute to minute on virtual machines, so the comparison with the peer's fastest run is shown as well.\n",
+        "![Wall time and bytes at rest, beside the peer](benchmarks.svg)\n",
+    ]  # fmt: skip
+    for name, section in SECTIONS.items():
+        if name in kept:
+            entry = kept[name]
+            lines += [*section(entry["figures"], kept), _made(entry), ""]
+    (folder / "benchmarks.md").write_text("\n".join(lines))
+    _plot(kept, folder / "benchmarks.svg")
+
+
+def _made(entry: Figures) -> str:
+    on = entry["machine"]
+    return (
+        f"\n<sub>{on['date']}; {entry['rounds']} rounds; {on['cores']} cores ({on['cpu']}), Linux {on['kernel']}, "
+        f"Python {on['python']}, SQLite {on['SQLite']}; {PEER} {on[PEER]}</sub>"
+    )
+
+
+def _seconds(values: Figures) -> str:
+    return f"{values['median']:.2f} s ({values['min']:.2f}–{values['max']:.2f})"
+
+
+def _megabytes(values: Figures) -> str:
+    return f"{values['median'] / 1e6:.0f} MB"
+
+
+def _rows(costs: Figures) -> Iterator[str]:
+    yield f"| | {PEER} | {OURS} |"
+    yield "| --- | --- | --- |"
+    for field, title, form in (
+        ("wall_s", "wall", _seconds),
+        ("cpu_s", "processor", _seconds),
+        ("peak", "peak memory, largest process", _megabytes),
+    ):
+        yield f"| {title} | {form(costs[field][PEER])} | {form(costs[field][OURS])} |"
+
+
+def _ratios(costs: Figures) -> Iterator[str]:
+    wall, cpu = costs["wall_s"], costs["cpu_s"]
+    yield f"- wall, median of the paired ratios: **{1 / wall['ratio']:.3f}**"
+    yield f"- our median wall time to its fastest: **{wall[OURS]['median'] / wall[PEER]['min']:.2f}**"
+    yield f"- our median processor time to its smallest: **{cpu[OURS]['median'] / cpu[PEER]['min']:.2f}**"
+
+
+def _applydiff(figures: Figures, kept: Figures) -> list[str]:
+    lines = ["## Taking a layer in: `applydiff`"]
+    for layer, costs in figures.items():
+        lines += [f"\n### {layer} ({costs['bytes']:,} bytes)\n", *_rows(costs), "", *_ratios(costs)]
+    if "limit" in kept:
+        limit = kept["limit"]["figures"]
+        lines += [
+            "\nThe limit on this machine, for `node`: hashing and compressing its",
+            f"{limit['objects']:,} distinct contents ({limit['bytes']:,} bytes) on all cores at zstd level {limit['level']} and nothing",
+            f"else takes {_seconds(limit['objects_s'])}; with the sha256 of the stream, which every ingest owes, {_seconds(limit['stream_s'])}.",
+        ]
+    return lines
+
+
+def _diff(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    lines = [
+        "## Giving a layer back: `diff -u` to a file\n",
+        "Every output was compared with its input: identical, all of them.\n",
+    ]
+    lines += [f"| layer | {PEER} | {OURS} | ratio |", "| --- | --- | --- | --- |"]
+    for layer, costs in figures.items():
+        wall = costs["wall_s"]
+        lines.append(f"| {layer} | {_seconds(wall[PEER])} | {_seconds(wall[OURS])} | {1 / wall['ratio']:.2f} |")
+    return lines
+
+
+def _series(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    rest = figures["at_rest"]
+    return [
+        f"## Eight layers in one store ({figures['bytes']:,} bytes of tar)\n", *_rows(figures),
+        f"| at rest, sizes of all files | {rest[PEER]['sizes']:,} | {rest[OURS]['sizes']:,} |",
+        f"| at rest, blocks | {rest[PEER]['blocks']:,} | {rest[OURS]['blocks']:,} |", "",
+        "Ours includes the catalog, the journal and a reserve of 8 MiB that a full disk may have.",
+    ]  # fmt: skip
+
+
+def _again(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    added = figures["added"]
+    return [
+        "## The same layer again, under another parent\n", *_rows(figures),
+        f"| bytes added | {added[PEER]:,} | {added[OURS]:,} |",
+    ]  # fmt: skip
+
+
+def _records(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    ours, peer, number = figures[OURS], figures[PEER], figures["number"]
+    lines = [
+        f"## {number:,} layers and {number:,} images\n",
+        "Ours in one process through the library, each commit synced; the peer has a command for each.\n",
+    ]
+    lines += [f"| | {PEER} | {OURS} |", "| --- | --- | --- |"]
+    for key, title in (("layers_s", "a layer"), ("images_s", "an image")):
+        lines.append(f"| {title} | {peer[key] / number * 1e3:.2f} ms | {ours[key]['median'] / number * 1e3:.2f} ms |")
+    return lines
+
+
+def _questions(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    lines = [
+        "## Questions to stores of several sizes\n",
+        "By the library, in one process; `images` by the command as well.\n",
+    ]
+    lines += [
+        "| layers and images | `exists` | `exists` of nothing | image by name | list of images, a row | command `images`, ours | theirs |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for size, entry in figures.items():
+        library, wall = entry["library"], entry["commands"]["images"]["wall_s"]
+        get = f"{library['get_us']['median']:.0f} µs" if "get_us" in library else "–"
+        row = f"{library['list_s']['median'] / int(size) * 1e6:.1f} µs" if int(size) else "–"
+        lines.append(
+            f"| {int(size):,} | {library['exists_us']['median']:.0f} µs | {library['absent_us']['median']:.0f} µs | {get} | {row} | {wall[OURS]['median']:.2f} s | {wall[PEER]['median']:.2f} s |"
+        )
+    return lines
+
+
+def _start(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    lines = ["## Start-up\n", f"The interpreter alone: {figures['interpreter']['wall_s']['median'] * 1e3:.0f} ms.\n"]
+    who = list(figures["version"])
+    lines += ["| command | " + " | ".join(who) + " |", "| --- |" + " --- |" * len(who)]
+    for command in ("version", "exists", "layers"):
+        lines.append(
+            f"| `{command}` | "
+            + " | ".join(f"{figures[command][each]['wall_s']['median'] * 1e3:.0f} ms" for each in who)
+            + " |"
+        )
+    return lines
+
+
+def _memory(figures: Figures, kept: Figures) -> list[str]:
+    del kept
+    lines = [
+        f"## A layer of one file of {figures['bytes']:,} bytes, through a pipe\n",
+        f"| | {PEER} | {OURS} |",
+        "| --- | --- | --- |",
+    ]
+    peer, ours = figures[PEER], figures[OURS]
+    return [
+        *lines,
+        f"| wall | {peer['wall_s']:.1f} s | {ours['wall_s']:.1f} s |",
+        f"| processor | {peer['cpu_s']:.1f} s | {ours['cpu_s']:.1f} s |",
+        f"| peak memory, largest process | {peer['peak'] / 1e6:.0f} MB | {ours['peak'] / 1e6:.0f} MB |",
+        f"| at rest | {peer['at_rest']:,} | {ours['at_rest']:,} |",
+    ]
+
+
+SECTIONS = {
+    "applydiff": _applydiff, "diff": _diff, "series": _series, "again": _again, "memory": _memory, "records": _records,
+    "questions": _questions, "start": _start,
+}  # fmt: skip
+
+
+def _plot(kept: Figures, path: Path) -> None:
+    """Bars beside bars: a panel for each comparison."""
+    panels: list[tuple[str, str, Figures]] = []
+    if "node" in kept.get("applydiff", {}).get("figures", {}):
+        panels.append(("applydiff, node", "seconds", kept["applydiff"]["figures"]["node"]["wall_s"]))
+    if "node" in kept.get("diff", {}).get("figures", {}):
+        panels.append(("diff -u, node", "seconds", kept["diff"]["figures"]["node"]["wall_s"]))
+    if "series" in kept:
+        rest = kept["series"]["figures"]["at_rest"]
+        sizes = {tool: dict.fromkeys(("median", "min", "max"), rest[tool]["sizes"] / 1e6) for tool in (PEER, OURS)}
+        panels.append(("eight layers at rest", "MB", sizes))
+    if not panels:
+        return
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams["svg.hashsalt"] = "lading"
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(3.6 * len(panels), 3.2), squeeze=False)
+    for axis, (title, unit, values) in zip(axes[0], panels, strict=True):
+        heights = [values[tool]["median"] for tool in (PEER, OURS)]
+        low = [values[tool]["median"] - values[tool]["min"] for tool in (PEER, OURS)]
+        high = [values[tool]["max"] - values[tool]["median"] for tool in (PEER, OURS)]
+        bars = axis.bar(
+            [PEER, OURS], heights, yerr=[low, high], capsize=4, color=["#9a9a9a", "#1f6f8b"], ecolor="#444444"
+        )
+        axis.bar_label(
+            bars, labels=[f"{height:,.2f}" if unit == "seconds" else f"{height:,.0f}" for height in heights], padding=3
+        )
+        axis.margins(y=0.15)
+        axis.set_title(title, fontsize=10)
+        axis.set_ylabel(unit)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
