@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,29 +31,49 @@ class Failed(Exception):
     """A measured command did not succeed; its figures would mean nothing."""
 
 
+#: Starts commands for this process, one JSON line each, and tells status, seconds and resident kilobytes of each. A
+#: child begins as a copy of its parent, whose memory then counts as the child's peak: this parent holds nothing.
+_LAUNCHER: Final = """
+import json, os, sys, time
+for line in sys.stdin:
+    words, stdin, output = json.loads(line)
+    actions = [(os.POSIX_SPAWN_DUP2, stdin, 0), (os.POSIX_SPAWN_DUP2, output, 1), (os.POSIX_SPAWN_DUP2, output, 2)]
+    started = time.perf_counter()
+    try:
+        child = os.posix_spawnp(words[0], words, os.environ, file_actions=actions)
+    except OSError as error:
+        os.write(output, str(error).encode())
+        print(json.dumps([127, 0, 0, 0]), flush=True)
+        continue
+    _, status, usage = os.wait4(child, 0)
+    wall_s = time.perf_counter() - started
+    cpu_s = usage.ru_utime + usage.ru_stime
+    print(json.dumps([os.waitstatus_to_exitcode(status), wall_s, cpu_s, usage.ru_maxrss]), flush=True)
+"""
+
+
 def run(command: Sequence[str], *, stdin: IO[bytes] | None = None) -> tuple[Cost, str]:
     """Run a command to its end.
 
     Returns:
-        Its cost and its standard output. The peak has a floor of what this process itself holds, because a child
-        starts as a copy of its parent: keep this process small.
+        Its cost and what it wrote, errors included. The peak's floor is an empty interpreter, about 9 MB.
 
     Raises:
-        Failed: the command's exit status was not 0.
+        Failed: the command could not be started, or its exit status was not 0.
     """
-    started = time.perf_counter()
-    child = subprocess.Popen(
-        list(command), stdin=stdin or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    assert child.stdout is not None
-    output = child.stdout.read().decode(errors="replace")
-    _, status, usage = os.wait4(child.pid, 0)
-    wall_s = time.perf_counter() - started
-    child.returncode = os.waitstatus_to_exitcode(status)
-    child.stdout.close()
-    if child.returncode != 0:
-        raise Failed(f"{' '.join(command)}: status {child.returncode}: {output[-2000:]}")
-    return Cost(wall_s, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024), output
+    with tempfile.TemporaryFile() as output, open(os.devnull, "rb") as nothing:
+        source = (stdin or nothing).fileno()
+        launcher = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER],
+            input=json.dumps([list(command), source, output.fileno()]), stdout=subprocess.PIPE, text=True, check=True,
+            pass_fds=(source, output.fileno()),
+        )  # fmt: skip
+        status, wall_s, cpu_s, kilobytes = json.loads(launcher.stdout)
+        output.seek(0)
+        written = output.read().decode(errors="replace")
+    if status != 0:
+        raise Failed(f"{' '.join(command)}: status {status}: {written[-2000:]}")
+    return Cost(wall_s, cpu_s, kilobytes * 1024), written
 
 
 @dataclass(frozen=True)
