@@ -41,7 +41,7 @@ types: $(VENV)/.ready  ## mypy, strict
 	$(PY) -m mypy bench tools
 
 imports: $(VENV)/.ready  ## the rooms' import contract
-	$(VENV)/bin/lint-imports --no-logo
+	$(PY) tools/imports.py
 
 format: $(VENV)/.ready  ## rewrite the code in the one format
 	$(PY) -m ruff check --fix .
@@ -54,7 +54,7 @@ corpus: $(VENV)/.ready  ## build the benchmark's eight layers where they are mis
 	bench/corpus.sh "$${LADING_CORPUS:-build/corpus}"
 
 build-binary: $(VENV)/.ready  ## make dist/lading, one file that needs no Python, and try it
-	tools/build-binary.sh
+	VENV=$(VENV) tools/build-binary.sh
 	tools/try-binary.sh dist/lading
 
 provision-test:  ## run the virtual machine's provisioning in a fresh Debian 12 chroot (root)
@@ -62,6 +62,7 @@ provision-test:  ## run the virtual machine's provisioning in a fresh Debian 12 
 
 vm-test:  ## run `make check` in the virtual machine (VAGRANT_PROVIDER: libvirt, virtualbox)
 	vagrant up --provision --provider "$${VAGRANT_PROVIDER:-libvirt}"
+	vagrant rsync
 	vagrant ssh -c 'cd /lading && sudo CI=true make check VENV=/var/tmp/lading-venv'
 
 install:  ## install the command for this machine, or for this user (PREFIX)
