@@ -17,12 +17,13 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from lading.errors import Busy, Corrupt, Full, InvalidInput, ReadOnly
+from lading.errors import Busy, Corrupt, Full, InvalidInput, ReadOnly, Unsupported
 from lading.values import RecordKind, printable
 
 
@@ -48,6 +49,13 @@ CHECKPOINT_SIZE: Final = 16 << 20
 #: Pauses between tries for the writer lock, growing from the first to the last.
 _PAUSE_S: Final = (0.001, 0.05)
 
+#: Bytes of the note in the lock file that says who holds it.
+_NOTE_SIZE: Final = 160
+
+_NETWORK_FILESYSTEMS: Final = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs"}
+)
+
 _PRAGMAS: Final = {
     "foreign_keys": 1,
     "synchronous": "full",
@@ -71,6 +79,10 @@ class Connection(Protocol):
         ...
 
 
+class _Tracked(sqlite.Connection):  # type: ignore[misc]
+    """A connection that can be referred to weakly, so that closing the catalog finds it."""
+
+
 class Catalog:
     """An open catalog."""
 
@@ -84,6 +96,7 @@ class Catalog:
         self._wait_s = wait_s
         self._local = threading.local()
         self._process = os.getpid()
+        self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
         self._private: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
@@ -107,7 +120,12 @@ class Catalog:
         if read_only:
             return cls._open_read_only(path, journal, lock, wait_s)
         database = _peewee.SqliteDatabase(
-            str(path), pragmas=_PRAGMAS, timeout=wait_s, lock_type="IMMEDIATE", check_same_thread=False
+            str(path),
+            pragmas=_PRAGMAS,
+            timeout=wait_s,
+            lock_type="IMMEDIATE",
+            check_same_thread=False,
+            factory=_Tracked,
         )
         catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s)
         if create:
@@ -129,15 +147,23 @@ class Catalog:
                     shutil.copy(f"{path}{suffix}", private.name)
                 uri = f"file:{_quoted(Path(private.name) / path.name)}"
             database = _peewee.SqliteDatabase(
-                uri, uri=True, pragmas={"query_only": 1, "trusted_schema": 0}, timeout=wait_s, check_same_thread=False
+                uri,
+                uri=True,
+                pragmas={"query_only": 1, "trusted_schema": 0},
+                timeout=wait_s,
+                check_same_thread=False,
+                factory=_Tracked,
             )
             catalog = cls(path, journal, lock, database, read_only=True, wait_s=wait_s)
             catalog._private = private
             try:
                 migrations.check_version(catalog.connection())
-            except (sqlite.OperationalError, _peewee.OperationalError):
+            except sqlite.OperationalError:
                 catalog.close()
                 continue
+            except sqlite.DatabaseError as error:
+                catalog.close()
+                raise _meaning(error, path) from error
             return catalog
         raise Corrupt(f"{path} cannot be read")
 
@@ -149,17 +175,36 @@ class Catalog:
             if migrations.is_current(conn):
                 return
             with self._locked("open"):
-                conn.execute("PRAGMA journal_mode = WAL")
+                if migrations.version(conn) == 0:
+                    self._refuse_lost_catalog()
+                    _refuse_network(self.path)
+                mode = conn.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+                if mode != "wal":
+                    raise Unsupported(f"{self.path}: this filesystem cannot hold a catalog (journal mode {mode})")
                 migrations.migrate(conn)
         except sqlite.DatabaseError as error:
             raise _meaning(error, self.path) from error
+
+    def _refuse_lost_catalog(self) -> None:
+        """Refuse to start an empty catalog beside a journal with lines: it would look like an empty store.
+
+        The schema is committed before the first line can be written, so lines mean that there was a catalog.
+        """
+        from lading.catalog.journal import holds_lines
+
+        if holds_lines(self.journal_folder):
+            raise Corrupt(
+                f"{self.path} is missing or empty, but {self.journal_folder} holds changes: the catalog is lost"
+            )
 
     def connection(self) -> Any:
         """This thread's connection, opened on first use."""
         if os.getpid() != self._process:
             raise RuntimeError("a catalog does not survive a fork: open the store again")
         try:
-            return self.database.connection()
+            connection = self.database.connection()
+            self._connections.add(connection)
+            return connection
         except (_peewee.OperationalError, _peewee.DatabaseError, sqlite.DatabaseError) as error:
             raise _meaning(error, self.path) from error
 
@@ -254,17 +299,27 @@ class Catalog:
         """Hold the writer lock."""
         if getattr(self._local, "locked", False):
             raise RuntimeError("a write transaction inside another")
-        descriptor = os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = self._open_lock()
         try:
             self._wait_for(descriptor)
             self._local.locked = True
-            note = json.dumps({"pid": os.getpid(), "verb": verb}).encode().ljust(120)
+            note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "verb": verb}).encode().ljust(_NOTE_SIZE)
             with contextlib.suppress(OSError):  # only words for whoever waits
                 os.pwrite(descriptor, note, 0)
             yield
         finally:
             self._local.locked = False
             os.close(descriptor)
+
+    def _open_lock(self) -> int:
+        try:
+            return os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+                raise ReadOnly(f"{self._lock_path} may not be written") from error
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Full(f"{self._lock_path}: {os.strerror(error.errno).lower()}") from error
+            raise
 
     def _wait_for(self, descriptor: int) -> None:
         deadline = time.monotonic() + self._wait_s
@@ -280,9 +335,11 @@ class Catalog:
                 pause = min(pause * 2, _PAUSE_S[1])
 
     def close(self) -> None:
-        """Close this thread's connection, and the others' with it."""
+        """Close the connections of all threads; none may be working with its own."""
         if not self.database.is_closed():
             self.database.close()
+        for connection in list(self._connections):
+            connection.close()
         if self._private is not None:
             self._private.cleanup()
 
@@ -305,10 +362,26 @@ class WriteTransaction:
 
 def _holder(descriptor: int) -> str:
     try:
-        note = json.loads(os.pread(descriptor, 120, 0))
-        return f"process {int(note['pid'])} ({printable(str(note['verb']))})"
-    except (OSError, ValueError, KeyError, TypeError):
+        note = json.loads(os.pread(descriptor, _NOTE_SIZE, 0))
+        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(note["since"])))
+        return f"process {int(note['pid'])} ({printable(str(note['verb']))}), since {since},"
+    except (OSError, OverflowError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def _refuse_network(path: Path) -> None:
+    """Refuse a network filesystem: the shared memory beside a WAL database reaches one machine only.
+
+    Raises:
+        Unsupported: with the filesystem's type.
+    """
+    status = path.parent.stat()
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields, _, rest = line.partition(" - ")
+        kind = rest.partition(" ")[0]
+        if fields.split(" ", 3)[2] == device and kind in _NETWORK_FILESYSTEMS:
+            raise Unsupported(f"{path.parent} is on a network filesystem ({kind}): a catalog needs a local one")
 
 
 def _quoted(path: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,10 @@ class Journal:
             Corrupt: the journal is further than the catalog: commits were lost.
         """
         at = head(conn)
+        self._settle(at)
+        self._append_at(conn, at, body)
+
+    def _append_at(self, conn: Connection, at: Head, body: dict[str, Any]) -> None:
         path = self.path(at.segment)
         is_new = not path.exists()
         try:
@@ -80,7 +84,6 @@ class Journal:
             try:
                 end = os.fstat(descriptor).st_size
                 if end != at.offset:
-                    self._refuse_lost_commits(at, end)
                     end += os.pwrite(descriptor, b"\n", end)  # what was torn must not tear this one
                 text, digest = _encode(at.seq + 1, at.digest, body)
                 _write_at(descriptor, text, end)
@@ -95,16 +98,24 @@ class Journal:
             raise
         _set_head(conn, Head(at.segment, end + len(text), at.seq + 1, digest))
 
-    def _refuse_lost_commits(self, at: Head, end: int) -> None:
-        """Look at what lies behind the head: lines of transactions that did not commit name the head itself.
+    def _settle(self, at: Head) -> None:
+        """Look at what lies behind the head, and remove a segment whose beginning was never committed.
 
-        A line that names one of them was only written after that one had been committed.
+        Lines of transactions that did not commit name the head itself. A line that names one of them was only
+        written after that one had been committed. An unfinished segment must go before the head moves on: as
+        the newest segment it would hide every later line from a reader of the chain.
         """
+        path = self.path(at.segment)
+        end = path.stat().st_size if path.exists() else 0
         if end < at.offset:
-            raise Corrupt(f"journal {self.path(at.segment)} is shorter than the catalog says; run `lading check`")
-        for line in read_segment(self.path(at.segment), at.segment):
-            if line.end > at.offset and line.prev != at.digest:
-                raise Corrupt("the catalog is older than its journal: commits were lost; run `lading check`")
+            raise Corrupt(f"journal {path} is shorter than the catalog says; run `lading check`")
+        if end > at.offset:
+            _refuse_lost_commits(at, [line for line in read_segment(path, at.segment) if line.end > at.offset])
+        unfinished = self.path(at.segment + 1)
+        if unfinished.exists():
+            _refuse_lost_commits(at, read_segment(unfinished, at.segment + 1))
+            unfinished.unlink()
+            _sync_folder(self._folder)
 
     def needs_snapshot(self, conn: Connection) -> bool:
         """Tell whether the current segment is long enough to be closed."""
@@ -117,8 +128,9 @@ class Journal:
             The segment's number.
         """
         at = head(conn)
-        _set_head(conn, Head(at.segment + 1, 0, at.seq, at.digest))
-        self.append(conn, {"at": at_ns, "verb": "snapshot", "snapshot": snapshot, "changes": []})
+        self._settle(at)
+        body = {"at": at_ns, "verb": "snapshot", "snapshot": snapshot, "changes": []}
+        self._append_at(conn, Head(at.segment + 1, 0, at.seq, at.digest), body)
         return at.segment + 1
 
     def remove_before(self, segment: int) -> None:
@@ -126,6 +138,16 @@ class Journal:
         for path in sorted(self._folder.glob("*.log")):
             if int(path.stem) < segment:
                 path.unlink()
+
+
+def holds_lines(folder: Path) -> bool:
+    """Tell whether anything was ever written to a journal."""
+    return any(path.stat().st_size for path in folder.glob("*.log"))
+
+
+def _refuse_lost_commits(at: Head, behind: Iterable[Line]) -> None:
+    if any(line.prev != at.digest for line in behind):
+        raise Corrupt("the catalog is older than its journal: commits were lost; run `lading check`")
 
 
 def _set_head(conn: Connection, at: Head) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from lading.catalog import bigdata, names
 from lading.catalog.database import Connection, WriteTransaction
 from lading.catalog.records import id_maps, id_maps_text
 from lading.errors import Corrupt
 from lading.values import Layer
+
+DigestColumn = Literal["compressed_digest", "diff_digest", "toc_digest"]
 
 _PLAIN = (
     "id", "parent", "metadata", "mount_label", "created_ns", "compressed_digest", "compressed_size", "diff_digest",
@@ -138,6 +140,14 @@ def delete_layer(tx: WriteTransaction, layer_id: str) -> None:
 def children(conn: Connection, layer_id: str) -> list[str]:
     """Ids of the layers built on this one, oldest first."""
     return [row[0] for row in conn.execute("SELECT id FROM layer WHERE parent = ? ORDER BY seq", (layer_id,))]
+
+
+def layers_by_digest(conn: Connection, column: DigestColumn, digest: str) -> list[Layer]:
+    """Layers whose digest of one sort this is, oldest first; an empty digest finds none."""
+    if not digest:
+        return []
+    rows = conn.execute(f"SELECT id FROM layer WHERE {column} = ? ORDER BY seq", (digest,)).fetchall()
+    return [layer for row in rows if (layer := get_layer(conn, row[0])) is not None]
 
 
 def top_of_images(conn: Connection, layer_id: str) -> list[str]:

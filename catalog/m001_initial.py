@@ -66,6 +66,7 @@ STATEMENTS: Final[tuple[str, ...]] = (
     'NULL, "layer" TEXT NOT NULL, "mapped_layers" TEXT NOT NULL, "names_history" TEXT NOT NULL, '
     '"metadata" TEXT NOT NULL, "created_ns" INTEGER NOT NULL, "flags" TEXT NOT NULL)',
     'CREATE UNIQUE INDEX "image_id" ON "image" ("id")',
+    'CREATE INDEX "image_digest" ON "image" ("digest")',
     'CREATE INDEX "image_layer" ON "image" ("layer")',
     "CREATE INDEX image_mapped ON image (seq) WHERE mapped_layers <> '[]'",
     'CREATE TABLE "container" ("seq" INTEGER NOT NULL PRIMARY KEY, "id" TEXT NOT NULL, "image" TEXT NOT '

@@ -202,7 +202,7 @@ class Image(Table):
 
     seq = IntegerField(primary_key=True)
     id = TextField(unique=True)
-    digest = TextField(default="")
+    digest = TextField(default="", index=True)
     layer = TextField(default="", index=True)
     mapped_layers = TextField(default="[]")
     names_history = TextField(default="[]")

@@ -35,8 +35,9 @@ def resolve(conn: Connection, kind: RecordKind, ref: str) -> str | None:
     if row is not None:
         return str(row[0])
     if not ref or " " in ref:
-        return None
-    found = conn.execute(f"SELECT id FROM {kind} WHERE id >= ? AND id < ? LIMIT 2", (ref, ref + _LAST)).fetchall()
+        return None  # ids with spaces have no prefixes, neither as an answer nor as a rival
+    query = f"SELECT id FROM {kind} WHERE id >= ? AND id < ? AND instr(id, ' ') = 0 LIMIT 2"
+    found = conn.execute(query, (ref, ref + _LAST)).fetchall()
     return str(found[0][0]) if len(found) == 1 and str(found[0][0]).startswith(ref) else None
 
 
