@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -182,8 +184,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command and exit with its status: 0, 1 for any failure, 125 for a wrong option."""
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    # One command and out: cycles are few and small beside what a search for them costs among many rows.
+    gc.set_threshold(200_000, 50, 50)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run(words))
+    status = run(words)
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)  # everything is closed and written: taking a large heap apart would only cost time
 
 
 def run(words: list[str]) -> int:

@@ -94,6 +94,11 @@ class PackWriter:
         self._end += stored
         return location
 
+    def sync(self) -> None:
+        """Put what was written so far onto stable storage; :meth:`finish` does so for all of it."""
+        with translating(self.path):
+            os.fdatasync(self._descriptor)
+
     def finish(self) -> PackContents:
         """Write index and footer and sync the file."""
         self._write(tail(self._objects, self._end))

@@ -33,6 +33,9 @@ BATCH_OBJECTS: Final = 512
 #: Bound of an ordinary pack.
 PACK_SIZE: Final = 64 << 20
 
+#: Stored bytes after which the disk is set to work while more are compressed.
+SYNC_SIZE: Final = 8 << 20
+
 #: A stream longer than this is compressed while it is hashed.
 STREAM_THRESHOLD: Final = 8 << 20
 
@@ -76,12 +79,15 @@ class ObjectWriter:
         self._pack_size = pack_size
         self._threshold = stream_threshold
         self._pool = ThreadPoolExecutor(workers, "lading-compress")
+        self._syncer = ThreadPoolExecutor(1, "lading-sync")  # waits for the disk, so that no compressor has to
         self._in_flight = 2 * workers + 2
         self._seen: set[bytes] = set()
         self._batch: list[_Plain] = []
         self._batch_size = 0
         self._tasks: deque[Future[list[_Stored]]] = deque()
         self._pack: PackWriter | None = None
+        self._unsynced = 0
+        self._syncs: list[Future[None]] = []
         self._finished: list[tuple[PackWriter, Future[PackContents]]] = []
 
     def put(self, data: bytes, kind: int = KIND_DATA) -> bytes:
@@ -120,7 +126,13 @@ class ObjectWriter:
             self._append(self._tasks.popleft().result())
 
     def _append(self, frames: list[_Stored]) -> None:
-        self._pack_for(sum(len(frame[4]) for frame in frames)).add_many(frames)
+        size = sum(len(frame[4]) for frame in frames)
+        pack = self._pack_for(size)
+        pack.add_many(frames)
+        self._unsynced += size
+        if self._unsynced >= SYNC_SIZE:
+            self._unsynced = 0
+            self._syncs.append(self._syncer.submit(pack.sync))
 
     def _pack_for(self, size: int) -> PackWriter:
         """The pack that has room for so many bytes."""
@@ -142,7 +154,7 @@ class ObjectWriter:
 
     def _finish_in_pool(self, pack: PackWriter) -> None:
         """Sync a full pack while the caller goes on."""
-        self._finished.append((pack, self._pool.submit(pack.finish)))
+        self._finished.append((pack, self._syncer.submit(pack.finish)))
 
     def _put_frames(self, kind: int, data: bytes) -> bytes:
         """Store an object of a few frames that is in memory."""
@@ -174,11 +186,14 @@ class ObjectWriter:
         while self._tasks:
             self._append(self._tasks.popleft().result())
         self._close_pack()
+        for sync in self._syncs:
+            sync.result()
         contents = [(pack, task.result()) for pack, task in self._finished]
         self._finished = []
         for pack, _ in contents:
             self._backend.publish(pack.path, pack.name)
         self._pool.shutdown()
+        self._syncer.shutdown()
         return [found for _, found in contents]
 
     def abort(self) -> None:
@@ -186,6 +201,7 @@ class ObjectWriter:
         for task in self._tasks:
             task.cancel()
         self._pool.shutdown(cancel_futures=True)
+        self._syncer.shutdown(cancel_futures=True)
         if self._pack is not None:
             self._pack.abort()
         for pack, _ in self._finished:
