@@ -200,9 +200,11 @@ def _provide_tree(context: Context, layer: Layer) -> Path:
 
 def with_root(layer: Layer, tree: dict[bytes, Entry]) -> list[Entry]:
     """A full tree as entries, sorted, with the layer's root attributes on its root."""
-    root = Entry(b"", PRESENT, Inode("d", layer.root_mode, layer.root_uid, layer.root_gid, 0))
+    # An ordinary user needs to write to the top of a tree of their own; root does whatever the mode says.
+    mode = layer.root_mode if os.geteuid() == 0 else layer.root_mode | 0o200
+    root = Entry(b"", PRESENT, Inode("d", mode, layer.root_uid, layer.root_gid, 0))
     if b"" in tree and (found := tree[b""].inode) is not None:
-        root = root._replace(inode=found._replace(mode=layer.root_mode, uid=layer.root_uid, gid=layer.root_gid))
+        root = root._replace(inode=found._replace(mode=mode, uid=layer.root_uid, gid=layer.root_gid))
     rest = sorted((entry for entry in tree.values() if entry.path), key=lambda entry: component_key(entry.path))
     return [root, *rest]
 

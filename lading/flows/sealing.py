@@ -95,7 +95,12 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
 
 
 def with_root(layer: Layer, entries: Sequence[Entry]) -> Layer:
-    """Give a layer the attributes that its root directory has in a captured tree."""
+    """Give a layer the attributes that its root directory has in a captured tree.
+
+    An ordinary user's tree has others than the layer's for its owner's sake; they say nothing.
+    """
+    if os.geteuid() != 0:
+        return layer
     for entry in entries:
         if not entry.path and entry.inode is not None:
             return replace(layer, root_mode=entry.inode.mode, root_uid=entry.inode.uid, root_gid=entry.inode.gid)
