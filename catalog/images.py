@@ -71,7 +71,9 @@ def delete_image(tx: WriteTransaction, image_id: str) -> None:
 
 
 def images_by_digest(conn: Connection, digest: str) -> list[Image]:
-    """Images whose digest, or a manifest's, this is; oldest first."""
+    """Images whose digest, or a manifest's, this is; oldest first. An empty digest finds none."""
+    if not digest:
+        return []
     query = (
         "SELECT seq, id FROM image WHERE digest = ?1 UNION SELECT i.seq, i.id FROM image_data d JOIN image i ON i.seq = d.owner_id "
         "WHERE d.digest = ?1 AND d.key >= 'manifest' AND d.key < 'manifesu' ORDER BY 1"
