@@ -22,6 +22,7 @@ _LITERAL: Final = 1
 _REFERENCE: Final = 2
 
 _VARINT_BYTES_MAX: Final = 10
+_PART_SIZE_MAX: Final = 1 + _VARINT_BYTES_MAX
 
 
 class Literal(NamedTuple):
@@ -136,6 +137,23 @@ class _Reader:
                 return value
         raise Corrupt("recipe has a number that does not end")
 
+    def part(self) -> tuple[int, int]:
+        """The next part's tag and number; the common case reads the buffer in place."""
+        data, at = self._data, self._position
+        if len(data) - at < _PART_SIZE_MAX:
+            return self.take(1)[0], self.number()
+        tag, value, shift = data[at], 0, 0
+        while True:
+            at += 1
+            byte = data[at]
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                self._position = at + 1
+                return tag, value
+            shift += 7
+            if shift >= 7 * _VARINT_BYTES_MAX:
+                raise Corrupt("recipe has a number that does not end")
+
     def at_end(self) -> bool:
         """Tell whether nothing is left."""
         while self._position == len(self._data):
@@ -162,8 +180,10 @@ def read_recipe(chunks: Iterable[bytes]) -> Iterator[Literal | Reference]:
     if reader.take(len(MAGIC)) != MAGIC:
         raise Corrupt("recipe does not begin like one")
     total = 0
-    while (tag := reader.take(1)[0]) != _END:
-        size = reader.number()
+    while True:
+        tag, size = reader.part()
+        if tag == _END:
+            break
         total += size
         if tag == _REFERENCE:
             yield Reference(reader.take(32), size)
@@ -174,7 +194,7 @@ def read_recipe(chunks: Iterable[bytes]) -> Iterator[Literal | Reference]:
                 size -= part
         else:
             raise Corrupt(f"recipe has an unknown part {tag}")
-    if reader.number() != total:
+    if size != total:
         raise Corrupt("recipe has sizes that do not add up")
     reader.take(32)
     if not reader.at_end():

@@ -135,8 +135,13 @@ def test_several_diffs_lie_on_top_of_each_other(store: Store, tmp_path: Path) ->
     assert not (report.path / "etc/hosts").exists()
 
 
-def test_changes_say_what_a_layer_does_to_its_parent(store: Store) -> None:
-    """Added, modified and removed names."""
+def test_changes_say_what_a_layer_does_to_its_parent(tmp_path: Path) -> None:
+    """Added, modified and removed names, in the overlay driver's way."""
+    with Store.open(tmp_path / "root", run=tmp_path / "run", driver="overlay") as store:
+        _compare_with_parent(store)
+
+
+def _compare_with_parent(store: Store) -> None:
     base = store.layers.import_(io.BytesIO(LAYER))
     child = store.layers.import_(
         io.BytesIO(
