@@ -11,155 +11,30 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Final, Protocol
+from typing import Final
 from zlib import adler32
 
-from lading.errors import InvalidInput
-from lading.values import Entry, printable
+from lading.objects.tarbase import (
+    BLOCK,
+    WHOLE_SIZE_MAX,
+    ZEROS,
+    Member,
+    Source,
+    TarLimits,
+    TarSink,
+    TarSummary,
+    bad_header,
+    cut,
+    number,
+    octal,
+    pax_number,
+    refused,
+)
+from lading.objects.tarsparse import check_regions, read_old_sparse, read_pax_sparse
+from lading.values import printable
 
-BLOCK: Final = 512
-_ZEROS: Final = bytes(BLOCK)
-
-#: Bytes asked of the source at a time.
-READ_SIZE: Final = 1 << 20
-
-#: Content up to this size is handed over whole, larger content chunk by chunk.
-WHOLE_SIZE_MAX: Final = 8 << 20
-
+#: Times are clamped to what 64 bits hold.
 _INT64_MAX: Final = (1 << 63) - 1
-
-
-class TarSink(Protocol):
-    """Takes a stream apart. Calls come in stream order: literals and contents together are the stream."""
-
-    @property
-    def literal(self) -> Callable[[bytes], object]:
-        """Take bytes that are no file's content."""
-        ...
-
-    def put(self, data: bytes) -> bytes:
-        """Take a whole content of at most ``WHOLE_SIZE_MAX`` bytes; return its digest."""
-        ...
-
-    def stream(self, chunks: Iterator[bytes], size: int) -> bytes:
-        """Take a content chunk by chunk; return its digest."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TarLimits:
-    """Bounds of what one layer tar may ask for."""
-
-    entries_max: int = 4_000_000  #: names; a model of the tree is kept in memory
-    size_max: int = 1 << 40  #: bytes of the stream, and of one sparse file
-    extension_size_max: int = 1 << 20  #: bytes of one extension header
-    extensions_max: int = 64  #: extension headers before one file
-    sparse_regions_max: int = 1 << 16  #: regions of one sparse file
-    path_size_max: int = 4095  #: bytes of a path or link target
-    name_size_max: int = 255  #: bytes of one component
-    xattr_size_max: int = 64 << 10  #: bytes of one attribute's value
-
-
-@dataclass(frozen=True, slots=True)
-class TarSummary:
-    """What a layer tar holds."""
-
-    entries: list[Entry]  #: the effective tree, sorted by ``values.component_key``
-    uids: tuple[int, ...]  #: distinct owners in the headers, sorted; removals not counted
-    gids: tuple[int, ...]
-    warnings: tuple[str, ...]
-    diff_bytes: int  #: sizes of all non-directories, an inode once
-
-
-@dataclass(slots=True)
-class Member:
-    """One file of the stream as its headers describe it; names are as written."""
-
-    name: bytes
-    type: bytes
-    mode: int
-    uid: int
-    gid: int
-    size: int  #: of the file: with holes for a sparse one
-    mtime_ns: int
-    target: bytes
-    major: int
-    minor: int
-    xattrs: dict[bytes, bytes] = field(default_factory=dict)
-    sparse: tuple[tuple[int, int], ...] = ()
-    digest: bytes = b""
-
-
-class TarError(InvalidInput):
-    """The stream is no layer tar, or one that must not be unpacked."""
-
-
-def cut() -> TarError:
-    """The stream ends too early."""
-    return TarError("unexpected EOF: the tar is cut")
-
-
-def bad_header(why: str, name: bytes = b"") -> TarError:
-    """A header that cannot be believed."""
-    of = f' of "{printable(name)}"' if name else ""
-    return TarError(f"invalid tar header{of}: {why}")
-
-
-def refused(name: bytes, why: str) -> TarError:
-    """An entry that is well formed and must not be unpacked."""
-    return TarError(f'"{printable(name)}": {why}')
-
-
-class _Source:
-    """A buffer over ``read``. Bytes that were taken as literals have gone to the sink."""
-
-    def __init__(self, read: Callable[[int], bytes], limit: int) -> None:
-        self._read = read
-        self._limit = limit
-        self._total = 0
-        self.data = b""
-        self.position = 0
-
-    def fill(self, size: int) -> bool:
-        """Have at least ``size`` bytes in the buffer; False at the stream's end."""
-        while len(self.data) - self.position < size:
-            more = self._read(READ_SIZE)
-            if not more:
-                return False
-            self._total += len(more)
-            if self._total > self._limit:
-                raise TarError(f"the tar has more than {self._limit} bytes")
-            self.data = self.data[self.position :] + more if self.position < len(self.data) else more
-            self.position = 0
-        return True
-
-    def take(self, size: int) -> bytes:
-        """The next ``size`` bytes."""
-        if len(self.data) - self.position < size and not self.fill(size):
-            raise cut()
-        found = self.data[self.position : self.position + size]
-        self.position += size
-        return found
-
-    def chunks(self, size: int) -> Iterator[bytes]:
-        """The next ``size`` bytes, in pieces as they come."""
-        while size:
-            if self.position == len(self.data) and not self.fill(1):
-                raise cut()
-            part = self.data[self.position : self.position + size]
-            self.position += len(part)
-            size -= len(part)
-            yield part
-
-    def rest(self) -> Iterator[bytes]:
-        """Everything up to the stream's end."""
-        if self.position < len(self.data):
-            yield self.data[self.position :]
-        self.data, self.position = b"", 0
-        while self.fill(1):
-            yield self.data
-            self.data, self.position = b"", 0
 
 
 def ingest_tar(read: Callable[[int], bytes], sink: TarSink, limits: TarLimits | None = None) -> TarSummary:
@@ -177,7 +52,7 @@ def ingest_tar(read: Callable[[int], bytes], sink: TarSink, limits: TarLimits | 
 
     limits = limits or TarLimits()
     tree = Tree(limits)
-    source = _Source(read, limits.size_max)
+    source = Source(read, limits.size_max)
     for member in _members(source, sink, limits):
         tree.add(member)
     for part in source.rest():
@@ -196,7 +71,7 @@ class _Extensions:
     count: int = 0
 
 
-def _members(source: _Source, sink: TarSink, limits: TarLimits) -> Iterator[Member]:
+def _members(source: Source, sink: TarSink, limits: TarLimits) -> Iterator[Member]:
     """Read members up to the end marker or the stream's end."""
     pending = _Extensions()
     while True:
@@ -205,7 +80,7 @@ def _members(source: _Source, sink: TarSink, limits: TarLimits) -> Iterator[Memb
                 raise cut()
             return
         header = source.take(BLOCK)
-        if header == _ZEROS:
+        if header == ZEROS:
             sink.literal(header)
             if pending.count:
                 raise cut()
@@ -226,7 +101,7 @@ def _checked(header: bytes) -> bytes:
     fast as ``sum``. No flipped or lost byte changes a sum by exactly that modulus.
     """
     try:
-        stored = _octal(header[148:156])
+        stored = octal(header[148:156])
     except ValueError:
         raise bad_header("its checksum is no number") from None
     fast = adler32(header[156:], adler32(b"        ", adler32(header[:148]))) & 0xFFFF
@@ -238,37 +113,8 @@ def _checked(header: bytes) -> bytes:
     return header[156:157]
 
 
-@lru_cache(4096)
-def _octal(field_: bytes) -> int:
-    """Read an octal number, ended by NUL or space; an empty one is 0. Most fields of a tar repeat."""
-    text = field_.partition(b"\0")[0].strip(b" ")
-    if not text:
-        return 0
-    if not text.isdigit() or b"8" in text or b"9" in text:
-        raise ValueError
-    return int(text, 8)
-
-
-@lru_cache(8192)
-def _parsed(raw: bytes) -> int:
-    """Read a number field: octal, or base 256 when the first bit is set. Raises ValueError for neither."""
-    if raw[0] & 0x80:
-        if raw[0] == 0xFF:
-            return int.from_bytes(raw, "big", signed=True)
-        return int.from_bytes(bytes([raw[0] & 0x7F]) + raw[1:], "big")
-    return _octal(raw)
-
-
-def _number(header: bytes, start: int, end: int, what: str) -> int:
-    """Read a header's number field."""
-    try:
-        return _parsed(header[start:end])
-    except ValueError:
-        raise bad_header(f"its {what} is no number") from None
-
-
 def _size(header: bytes, limits: TarLimits) -> int:
-    size = _number(header, 124, 136, "size")
+    size = number(header, 124, 136, "size")
     if size < 0 or size > limits.size_max:
         raise bad_header(f"its size {size} is out of range")
     return size
@@ -279,7 +125,7 @@ def _padded(size: int) -> int:
 
 
 def _read_extension(
-    source: _Source, sink: TarSink, limits: TarLimits, header: bytes, kind: bytes, pending: _Extensions
+    source: Source, sink: TarSink, limits: TarLimits, header: bytes, kind: bytes, pending: _Extensions
 ) -> None:
     """Read a PAX or GNU extension header; global ones are only recorded."""
     size = _size(header, limits)
@@ -335,7 +181,7 @@ _XATTR: Final = b"SCHILY.xattr."
 
 
 def _read_member(
-    source: _Source, sink: TarSink, limits: TarLimits, header: bytes, kind: bytes, pending: _Extensions
+    source: Source, sink: TarSink, limits: TarLimits, header: bytes, kind: bytes, pending: _Extensions
 ) -> Member:
     """Read a file's header fields and its content."""
     member = _described(header, kind, pending, limits)
@@ -343,15 +189,15 @@ def _read_member(
         raise refused(member.name, f'unknown entry type "{printable(kind)}"')
     stored = member.size
     if kind == b"S":
-        _read_old_sparse(source, sink, limits, header, member)
+        read_old_sparse(source, sink, limits, header, member)
     elif kind in _FILE_TYPES and (
         pending.sparse_map or b"GNU.sparse.size" in pending.pax or b"GNU.sparse.realsize" in pending.pax
     ):
-        stored -= _read_pax_sparse(source, sink, limits, pending, member)
+        stored -= read_pax_sparse(source, sink, limits, pending.pax, pending.sparse_map, member)
     if kind in _FILE_TYPES or kind == b"S":
         if kind in b"0\x00" and member.name.endswith(b"/"):
             member.type = b"5"  # how tars from before directories had a type write them
-        _check_regions(member, stored, limits)
+        check_regions(member, stored, limits)
         if stored:
             member.digest = (
                 sink.put(source.take(stored))
@@ -378,16 +224,16 @@ def _described(header: bytes, kind: bytes, pending: _Extensions, limits: TarLimi
                 raise bad_header(f"a PAX {key.decode()} has a NUL byte")
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or name
         target = pax.get(b"linkpath") or target
-    size = _pax_number(pax, b"size", name) if b"size" in pax else _size(header, limits)
+    size = pax_number(pax, b"size", name) if b"size" in pax else _size(header, limits)
     if size > limits.size_max:
         raise bad_header(f"its size {size} is out of range", name)
     if kind in b"123456":
         size = 0  # nothing follows links, devices, directories and fifos, whatever the field says
     return Member(
-        name, kind, _number(header, 100, 108, "mode") & 0o7777,
+        name, kind, number(header, 100, 108, "mode") & 0o7777,
         _owner(header, pax, b"uid", 108, name), _owner(header, pax, b"gid", 116, name),
         size, _mtime(header, pax, name), target,
-        _number(header, 329, 337, "device") if kind in b"34" else 0, _number(header, 337, 345, "device") if kind in b"34" else 0,
+        number(header, 329, 337, "device") if kind in b"34" else 0, number(header, 337, 345, "device") if kind in b"34" else 0,
         _xattrs(pax, name, limits) if pax else {},
     )  # fmt: skip
 
@@ -402,15 +248,8 @@ def _name(header: bytes) -> bytes:
     return name
 
 
-def _pax_number(pax: dict[bytes, bytes], key: bytes, name: bytes) -> int:
-    text = pax[key]
-    if not text.isdigit() or len(text) > 19:
-        raise bad_header(f"its {key.decode(errors='replace')} is no number", name)
-    return int(text)
-
-
 def _owner(header: bytes, pax: dict[bytes, bytes], key: bytes, start: int, name: bytes) -> int:
-    found = _pax_number(pax, key, name) if pax and key in pax else _number(header, start, start + 8, key.decode())
+    found = pax_number(pax, key, name) if pax and key in pax else number(header, start, start + 8, key.decode())
     if not 0 <= found <= (1 << 32) - 2:  # one more means "leave as it is", two more wrap to root
         raise refused(name, f"{key.decode()} {found} is out of range")
     return found
@@ -429,7 +268,7 @@ def _mtime(header: bytes, pax: dict[bytes, bytes], name: bytes) -> int:
         found = int(match[2]) * 1_000_000_000 + fraction
         found = -found if match[1] else found
     else:
-        found = _number(header, 136, 148, "mtime") * 1_000_000_000
+        found = number(header, 136, 148, "mtime") * 1_000_000_000
     return max(-_INT64_MAX, min(_INT64_MAX, found))
 
 
@@ -448,107 +287,3 @@ def _xattrs(pax: dict[bytes, bytes], name: bytes, limits: TarLimits) -> dict[byt
                 raise refused(name, f'extended attribute "{printable(attribute)}" has {len(value)} bytes')
             found[attribute] = value
     return found
-
-
-def _read_old_sparse(source: _Source, sink: TarSink, limits: TarLimits, header: bytes, member: Member) -> None:
-    """Read the regions of an old GNU sparse file: four in the header, 21 in each block behind it."""
-    regions = _old_regions(header, 386, 4)
-    extended = header[482]
-    while extended:
-        block = source.take(BLOCK)
-        sink.literal(block)
-        regions += _old_regions(block, 0, 21)
-        extended = block[504]
-        if len(regions) > limits.sparse_regions_max:
-            raise bad_header("its sparse map is too long", member.name)
-    member.size = _number(header, 483, 495, "real size")
-    member.sparse = tuple(regions)
-
-
-def _old_regions(block: bytes, start: int, count: int) -> list[tuple[int, int]]:
-    regions = []
-    for position in range(start, start + 24 * count, 24):
-        if block[position] == 0:
-            break
-        regions.append(
-            (
-                _number(block, position, position + 12, "sparse map"),
-                _number(block, position + 12, position + 24, "sparse map"),
-            )
-        )
-    return regions
-
-
-def _read_pax_sparse(source: _Source, sink: TarSink, limits: TarLimits, pending: _Extensions, member: Member) -> int:
-    """Read the regions of a PAX sparse file of version 0.0, 0.1 or 1.0.
-
-    Returns:
-        Bytes that the map took of the file's stored bytes.
-    """
-    pax = pending.pax
-    taken = 0
-    if pax.get(b"GNU.sparse.major") == b"1":
-        numbers, taken = _map_in_data(source, sink, limits, member)
-    elif b"GNU.sparse.map" in pax:
-        numbers = [_map_number(text, member) for text in pax[b"GNU.sparse.map"].split(b",") if text]
-    else:
-        numbers = [_map_number(value, member) for _, value in pending.sparse_map]
-        if any(
-            key != (b"GNU.sparse.offset", b"GNU.sparse.numbytes")[i % 2]
-            for i, (key, _) in enumerate(pending.sparse_map)
-        ):
-            raise bad_header("its sparse map is out of order", member.name)
-    if len(numbers) % 2 or len(numbers) > 2 * limits.sparse_regions_max:
-        raise bad_header("its sparse map is odd or too long", member.name)
-    key = b"GNU.sparse.realsize" if b"GNU.sparse.realsize" in pax else b"GNU.sparse.size"
-    if key not in pax:
-        raise bad_header("its sparse map has no size", member.name)
-    member.size = _pax_number(pax, key, member.name)
-    member.sparse = tuple(zip(numbers[::2], numbers[1::2], strict=True))
-    return taken
-
-
-def _map_number(text: bytes, member: Member) -> int:
-    if not text.isdigit() or len(text) > 19:
-        raise bad_header("its sparse map has something that is no number", member.name)
-    return int(text)
-
-
-def _map_in_data(source: _Source, sink: TarSink, limits: TarLimits, member: Member) -> tuple[list[int], int]:
-    """Read a map of version 1.0: decimal lines in front of the data, padded to a block."""
-    numbers: list[int] = []
-    wanted, taken, rest = 1, 0, b""
-    while len(numbers) < wanted:
-        if taken + BLOCK > member.size:
-            raise bad_header("its sparse map is cut", member.name)
-        block = source.take(BLOCK)
-        sink.literal(block)
-        taken += BLOCK
-        *lines, rest = (rest + block).split(b"\n")
-        for line in lines:
-            if len(numbers) < wanted:
-                numbers.append(_map_number(line, member))
-                if len(numbers) == 1:
-                    wanted = 1 + 2 * numbers[0]
-                    if numbers[0] > limits.sparse_regions_max:
-                        raise bad_header("its sparse map is too long", member.name)
-    return numbers[1:], taken
-
-
-def _check_regions(member: Member, stored: int, limits: TarLimits) -> None:
-    """Refuse a sparse map that does not describe a file of this size with these bytes."""
-    if not member.sparse and member.type != b"S" and member.size == stored:
-        return
-    if not 0 <= member.size <= limits.size_max:
-        raise bad_header(f"its real size {member.size} is out of range", member.name)
-    end = total = 0
-    for offset, length in member.sparse:
-        if offset < end or length < 0 or offset + length > member.size:
-            raise bad_header("its sparse map is not in order", member.name)
-        end = offset + length
-        total += length
-    if total != stored:
-        raise bad_header("its sparse map does not fit its data", member.name)
-    regions = tuple((offset, length) for offset, length in member.sparse if length)
-    whole = len(regions) == 1 and regions[0] == (0, member.size)
-    member.sparse = () if whole else regions

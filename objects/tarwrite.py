@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from os import major, minor
 from typing import Final
 
-from lading.objects.tar import BLOCK
+from lading.objects.tarbase import BLOCK
 from lading.values import IMPLIED, WHITEOUT, ContentSource, Entry, Inode
 
 _TYPES: Final = {"f": b"0", "l": b"2", "c": b"3", "b": b"4", "d": b"5", "p": b"6"}

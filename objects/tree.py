@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from os import makedev
 from typing import Final
 
-from lading.objects.tar import Member, TarLimits, TarSummary, refused
+from lading.objects.tarbase import Member, TarLimits, TarSummary, refused
 from lading.values import IMPLIED, PRESENT, WHITEOUT, Entry, Inode, printable
 
 _WHITEOUT: Final = b".wh."

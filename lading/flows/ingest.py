@@ -17,7 +17,8 @@ from lading.errors import InvalidInput
 from lading.flows.context import Context, Progress
 from lading.objects.recipe import RecipeEncoder
 from lading.objects.streams import InputStream, StreamSummary
-from lading.objects.tar import TarLimits, TarSummary, ingest_tar
+from lading.objects.tar import ingest_tar
+from lading.objects.tarbase import TarLimits, TarSummary
 from lading.objects.writer import ObjectStream, ObjectWriter
 from lading.values import KIND_DATA, KIND_RECIPE, Entry, PackContents, Readable
 

@@ -9,7 +9,8 @@ import pytest
 from blake3 import blake3
 
 from lading.errors import InvalidInput
-from lading.objects.tar import TarLimits, TarSummary, ingest_tar
+from lading.objects.tar import ingest_tar
+from lading.objects.tarbase import TarLimits, TarSummary
 from lading.values import IMPLIED, PRESENT, WHITEOUT, Entry
 from tests.tarmake import END, checksummed, directory, file, header, link, long_name, padded, pax, symlink
 
