@@ -101,10 +101,13 @@ class Context:
     @contextmanager
     def writer(self) -> Iterator[ObjectWriter]:
         """Open a writer of objects with its own staging folder. The caller holds the epoch lock."""
-        from lading.objects.durable import Staging
+        from lading.materialize.beneath import remove_tree
+        from lading.objects.durable import Staging, debris
         from lading.objects.writer import DEFAULT_LEVEL, ObjectWriter
 
         self.need_writable()
+        for folder, _ in debris(self.layout.staging):  # what killed writers left; the living hold their locks
+            remove_tree(folder)
         staging = Staging(self.layout.staging)
         try:
             with ObjectWriter(

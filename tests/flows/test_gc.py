@@ -11,6 +11,7 @@ import pytest
 
 from lading import Settings, Store
 from lading.errors import Corrupt
+from lading.objects.durable import Staging
 from tests.flows.test_layers import taken_out
 from tests.tarmake import END, file, tree
 
@@ -164,6 +165,18 @@ def test_an_interrupted_ingest_is_collected(store: Store) -> None:
     ]  # fmt: skip
     layer = store.layers.import_(io.BytesIO(layer_of(1)))
     assert taken_out(store, layer.id) == layer_of(1)
+
+
+def test_the_next_writer_clears_what_killed_ones_left(store: Store) -> None:
+    """But not the folder of one that lives."""
+    living = Staging(store.root / "objects/staging")
+    (store.root / "objects/staging/dead").mkdir()
+    (store.root / "objects/staging/dead/half.pack").write_bytes(bytes(100))
+
+    store.layers.import_(io.BytesIO(layer_of(1)))
+
+    assert list((store.root / "objects/staging").iterdir()) == [living.path]
+    living.close()
 
 
 def test_the_balance_is_the_disk(store: Store, tmp_path: Path) -> None:
