@@ -47,6 +47,74 @@ def is_directory(entry: Entry | None) -> bool:
     return entry.kind == IMPLIED or (entry.inode is not None and entry.inode.type == "d")
 
 
+class _Laid:
+    """Contents laid over each other, lowest first.
+
+    What lies below a directory is found by an index that is made when something is removed for the first
+    time, then kept: the work goes by what is added and removed, however many contents there are.
+    """
+
+    def __init__(self) -> None:
+        self.entries: Tree = {}
+        self.origins: dict[bytes, int] = {}  #: number of the content that a path came from
+        self._children: dict[bytes, set[bytes]] | None = None
+
+    def put(self, entry: Entry, number: int) -> None:
+        """Add an entry, or replace one that has nothing below it."""
+        if self._children is not None and entry.path not in self.entries:
+            self._adopt(self._children, entry.path)
+        self.entries[entry.path] = entry
+        self.origins[entry.path] = number
+
+    @staticmethod
+    def _adopt(children: dict[bytes, set[bytes]], path: bytes) -> None:
+        """Note a path as a child, and directories above it that have no entry of their own."""
+        while path:
+            parent = path.rpartition(b"/")[0]
+            siblings = children.get(parent)
+            if siblings is not None:
+                siblings.add(path)
+                return
+            children[parent] = {path}
+            path = parent
+
+    def hide(self, content: Iterable[Entry]) -> None:
+        """Take away what a content hides: removed names, lower children, what changes between file and directory."""
+        for entry in content:
+            if entry.kind == WHITEOUT:
+                self._remove(entry.path, itself=True)
+                continue
+            below = self.entries.get(entry.path)
+            if below is not None and below.kind != WHITEOUT and is_directory(below) != is_directory(entry):
+                self._remove(entry.path, itself=True)
+            elif entry.opaque:
+                self._remove(entry.path, itself=False)
+
+    def _remove(self, path: bytes, *, itself: bool) -> None:
+        if not self.entries:
+            return
+        if self._children is None:
+            self._children = {}
+            for other in self.entries:
+                self._adopt(self._children, other)
+        children = self._children
+        pending = list(children.pop(path, ()))
+        if itself:
+            pending.append(path)
+            siblings = children.get(path.rpartition(b"/")[0])
+            if siblings is not None:
+                siblings.discard(path)
+        while pending:
+            gone = pending.pop()
+            self.entries.pop(gone, None)
+            self.origins.pop(gone, None)
+            pending += children.pop(gone, ())
+
+    def sorted(self) -> list[Entry]:
+        """All entries in order, links leading to names that are there."""
+        return _relinked(sorted_entries(self.entries.values()), self.origins)
+
+
 def flatten(contents: Sequence[Iterable[Entry]]) -> list[Entry]:
     """Lay contents over each other, lowest first.
 
@@ -54,33 +122,17 @@ def flatten(contents: Sequence[Iterable[Entry]]) -> list[Entry]:
         The full tree, sorted; every entry is present. A hard link whose first name was hidden leads to the
         first of its inode's names that is left.
     """
-    merged: Tree = {}
-    origins: dict[bytes, int] = {}
+    laid = _Laid()
     for number, content in enumerate(contents):
-        merged, origins = _over(merged, origins, list(content), number)
-    return _relinked(sorted_entries(merged.values()), origins)
-
-
-def _over(
-    lower: Tree, origins: dict[bytes, int], content: Sequence[Entry], number: int
-) -> tuple[Tree, dict[bytes, int]]:
-    """Lay one content over a tree; ``origins`` tells which content a path came from."""
-    if not lower:
-        shown = [_settled(entry, None) for entry in content if entry.kind != WHITEOUT]
-        return {entry.path: entry for entry in shown}, dict.fromkeys((entry.path for entry in shown), number)
-    hidden, hidden_below = _hidden(lower, content)
-    result = lower
-    if hidden or hidden_below:
-        result = _without(lower, hidden, hidden_below)
-        origins = {path: origins[path] for path in result}
-    for entry in content:
-        if entry.kind != WHITEOUT:
-            below = result.get(entry.path)
-            if entry.kind == IMPLIED and is_directory(below):
+        entries = list(content)
+        laid.hide(entries)
+        for entry in entries:
+            if entry.kind == WHITEOUT:
                 continue
-            result[entry.path] = _settled(entry, below)
-            origins[entry.path] = number
-    return result, origins
+            below = laid.entries.get(entry.path)
+            if entry.kind != IMPLIED or not is_directory(below):
+                laid.put(_settled(entry, below), number)
+    return laid.sorted()
 
 
 def _settled(entry: Entry, below: Entry | None) -> Entry:
@@ -89,36 +141,6 @@ def _settled(entry: Entry, below: Entry | None) -> Entry:
         inode = below.inode if below is not None and is_directory(below) else IMPLIED_INODE
         return Entry(entry.path, PRESENT, inode)
     return entry._replace(opaque=False) if entry.opaque else entry
-
-
-def _hidden(lower: Tree, content: Iterable[Entry]) -> tuple[set[bytes], set[bytes]]:
-    """Paths that a content removes with all below, and directories whose lower children it hides."""
-    hidden: set[bytes] = set()
-    hidden_below: set[bytes] = set()
-    for entry in content:
-        if entry.kind == WHITEOUT:
-            hidden.add(entry.path)
-            continue
-        if entry.opaque:
-            hidden_below.add(entry.path)
-        below = lower.get(entry.path)
-        if below is not None and is_directory(below) != is_directory(entry):
-            hidden.add(entry.path)
-    return hidden, hidden_below
-
-
-def _without(tree: Tree, hidden: set[bytes], hidden_below: set[bytes]) -> Tree:
-    """A tree without some subtrees; parents are decided before their children, each path once."""
-    gone: set[bytes] = set()
-    result: Tree = {}
-    for path in sorted(tree, key=component_key):
-        parent = path.rpartition(b"/")[0]
-        lost = path in hidden or (path and (parent in hidden_below or parent in gone))
-        if lost:
-            gone.add(path)
-        else:
-            result[path] = tree[path]
-    return result
 
 
 def _relinked(entries: list[Entry], origins: Mapping[bytes, int]) -> list[Entry]:
@@ -170,28 +192,23 @@ def stack_changes(contents: Sequence[Sequence[Entry]]) -> list[Entry]:
     """
     if len(contents) == 1:
         return list(contents[0])
-    merged: Tree = {}
-    origins: dict[bytes, int] = {}
+    laid = _Laid()
     removed: set[bytes] = set()  #: what an earlier content hid: a directory made there later starts empty
     for number, content in enumerate(contents):
-        hidden, hidden_below = _hidden({p: e for p, e in merged.items() if e.kind != WHITEOUT}, content)
-        if hidden or hidden_below:
-            merged = _without(merged, hidden, hidden_below)
-            origins = {path: origins[path] for path in merged}
+        laid.hide(content)
         for entry in content:
-            below = merged.get(entry.path)
+            below = laid.entries.get(entry.path)
             if entry.kind == IMPLIED and entry.path in removed and not is_directory(below):
                 # It was something else, or gone: what lies below the layer gives it no attributes.
                 entry = Entry(entry.path, PRESENT, IMPLIED_INODE, True)
             if entry.kind == IMPLIED and is_directory(below):
                 if entry.opaque and below is not None:
-                    merged[entry.path] = below._replace(opaque=True)
+                    laid.put(below._replace(opaque=True), laid.origins[entry.path])
                 continue
             opaque = entry.opaque or (is_directory(entry) and (entry.path in removed or _was_opaque(below)))
-            merged[entry.path] = entry._replace(opaque=opaque)
-            origins[entry.path] = number
+            laid.put(entry._replace(opaque=opaque), number)
         removed.update(entry.path for entry in content if entry.kind == WHITEOUT or not is_directory(entry))
-    return _relinked(sorted_entries(merged.values()), origins)
+    return laid.sorted()
 
 
 def _was_opaque(below: Entry | None) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -203,3 +205,15 @@ def test_sizes_count_an_inode_once() -> None:
 
     assert trees.diff_size(entries) == 105
     assert component_key(b"a/b") == [b"a", b"b"]
+
+
+def test_many_removals_cost_what_they_remove() -> None:
+    """Two thousand contents with a removal each, over twenty thousand names: never a walk of the tree for each."""
+    base = [present(b"d%04d" % number, "d") for number in range(2000)]
+    base += [present(b"d%04d/f%d" % (number, file)) for number in range(2000) for file in range(9)]
+    stack = [trees.sorted_entries(base), *([Entry(b"d%04d" % number, WHITEOUT)] for number in range(2000))]
+
+    begun = time.process_time()
+    assert trees.flatten(stack) == []
+    assert len(trees.stack_changes(stack)) == 2000
+    assert time.process_time() - begun < 5  # half a minute and more if each removal looked at every name
