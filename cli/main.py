@@ -20,6 +20,10 @@ from lading.cli.session import Session, StoreNotOpened, check_progress, global_o
 from lading.errors import LadingError
 from lading.values import printable
 
+#: The name under which scripts of ``containers-storage`` find what they know, and others that mean the same.
+COMPAT: Final = "lading-compat"
+COMPAT_NAMES: Final = frozenset({COMPAT, "containers-storage"})
+
 #: Command, and the module and attribute that hold it. Modules are loaded for the command asked for alone.
 COMMANDS: Final[dict[str, str]] = {
     "add-names": "names:add_names",
@@ -180,29 +184,43 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise Stopped(number)
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and exit with its status: 0, 1 for any failure, 125 for a wrong option."""
+def compat() -> NoReturn:
+    """Run the command as a stand-in for ``containers-storage``: its configuration files and its settings' rules."""
+    main(program=COMPAT)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "") -> NoReturn:
+    """Run the command and exit with its status: 0, 1 for any failure, 125 for a wrong option.
+
+    Args:
+        arguments: the words after the program's name; None for the process's own.
+        program: the name to run under; empty for the one it was called by.
+    """
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     # One command and out: cycles are few and small beside what a search for them costs among many rows.
     gc.set_threshold(200_000, 50, 50)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    status = run(words)
+    status = run(words, program or os.path.basename(sys.argv[0]))
     with contextlib.suppress(BrokenPipeError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)  # everything is closed and written: taking a large heap apart would only cost time
 
 
-def run(words: list[str]) -> int:
+def run(words: list[str], program: str = "lading") -> int:
     """Run the command with these words.
+
+    Args:
+        words: what stands behind the program's name.
+        program: "lading", or a name of :data:`COMPAT_NAMES`.
 
     Returns:
         The exit status.
     """
     _write_utf8()
     try:
-        status = cli.main(words, prog_name="lading", standalone_mode=False)
+        status = cli.main(words, prog_name=COMPAT if program in COMPAT_NAMES else "lading", standalone_mode=False)
         sys.stdout.flush()
         return int(status or 0)
     except click.exceptions.Exit as error:
