@@ -133,6 +133,7 @@ def store_content(
     gids: Sequence[int],
     diff_bytes: int,
     epoch: int,
+    shadowed: Collection[bytes] = (),
 ) -> int:
     """Insert a content's rows, hidden, in batches.
 
@@ -146,6 +147,7 @@ def store_content(
         gids: the same for groups.
         diff_bytes: bytes of the files, as ``diffsize`` tells.
         epoch: the epoch whose lock the caller holds until the content is ready.
+        shadowed: digests of objects that the recipe names and no entry has, registered too.
 
     Returns:
         The content's row number, for :func:`ready`.
@@ -164,7 +166,32 @@ def store_content(
         with catalog.write_rows("store entries", durable=False) as conn:
             _store_batch(conn, content_id, batch, start)
         start += len(batch)
+    note_shadowed(catalog, content_id, shadowed)
     return content_id
+
+
+def note_shadowed(catalog: Catalog, content_id: int, digests: Collection[bytes]) -> None:
+    """Record objects that only a content's recipe names, so that no collection takes them."""
+    for batch in batches(sorted(digests), BATCH_ROWS):
+        with catalog.write_rows("store recipe objects", durable=False) as conn:
+            rows = [(content_id, number) for number in _object_ids(conn, batch).values()]
+            conn.executemany(
+                "INSERT INTO content_object (content_id, object_id) VALUES (?, ?) ON CONFLICT DO NOTHING", rows
+            )
+
+
+def unread_recipes(conn: Connection) -> list[tuple[int, str]]:
+    """Contents of an older catalog whose recipes were never compared with their entries: numbers and keys."""
+    if conn.execute("SELECT 1 FROM meta WHERE key = 'recipes' AND value = 'unread'").fetchone() is None:
+        return []
+    query = "SELECT id, key FROM content WHERE state = 'ready' AND diff_id IS NOT NULL ORDER BY id"
+    return [(row[0], row[1]) for row in conn.execute(query)]
+
+
+def recipes_read(catalog: Catalog) -> None:
+    """Note that every recipe was compared."""
+    with catalog.write_rows("recipes read") as conn:
+        conn.execute("DELETE FROM meta WHERE key = 'recipes'")
 
 
 def _object_id(conn: Connection, digest: bytes) -> int:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lading.catalog import m001_initial
+from lading.catalog import m001_initial, m002_recipe_objects
 from lading.catalog.database import Connection
 from lading.errors import Unsupported
 
 #: Statements of each step; step N takes a catalog from version N-1 to N.
-STEPS: Final[tuple[tuple[str, ...], ...]] = (m001_initial.STATEMENTS,)
+STEPS: Final[tuple[tuple[str, ...], ...]] = (m001_initial.STATEMENTS, m002_recipe_objects.STATEMENTS)
 
 VERSION: Final = len(STEPS)
 

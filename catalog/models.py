@@ -132,6 +132,18 @@ class Content(Table):
         indexes = (SQL("CREATE INDEX content_hidden ON content (state, epoch) WHERE state <> 'ready'"),)
 
 
+class ContentObject(Table):
+    """An object that a content's recipe names and none of its entries has: of a file that a later one replaced."""
+
+    content = ForeignKeyField(Content, on_delete="RESTRICT", index=False)
+    object = ForeignKeyField(Object, on_delete="RESTRICT", index=True)
+
+    class Meta:
+        table_name = "content_object"
+        primary_key = CompositeKey("content", "object")
+        without_rowid = True
+
+
 class Entry(Table):
     """The effective tree of a content, a row per path. ``kind``: 0 present, 1 implied, 2 whiteout.
 
@@ -316,6 +328,18 @@ class ContainerData(Table):
         without_rowid = True
 
 
+class Transient(Table):
+    """A container, or its layer, that ends with the run root it was made under."""
+
+    kind = TextField()
+    record_id = TextField()
+
+    class Meta:
+        table_name = "transient"
+        primary_key = CompositeKey("kind", "record_id")
+        without_rowid = True
+
+
 class Suspect(Table):
     """An object that lost a reference: the next collection looks whether it was the last."""
 
@@ -355,6 +379,6 @@ class CacheEntry(Table):
 
 
 TABLES: Final[tuple[type[Table], ...]] = (
-    Meta, Pack, Object, Path, Inode, Content, Entry, Layer, LayerContent, Image, Container,
-    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Suspect, Event, CacheEntry,
+    Meta, Pack, Object, Path, Inode, Content, ContentObject, Entry, Layer, LayerContent, Image, Container,
+    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Transient, Suspect, Event, CacheEntry,
 )  # fmt: skip

@@ -22,7 +22,7 @@ BATCH_ROWS: Final = 5000
 #: An object that something refers to.
 _REFERENCED: Final = (
     "(EXISTS (SELECT 1 FROM inode i WHERE i.object_id = o.id) OR EXISTS (SELECT 1 FROM content c WHERE c.recipe_id = o.id) "
-    "OR EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) OR EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
+    "OR EXISTS (SELECT 1 FROM content_object x WHERE x.object_id = o.id) OR EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) OR EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
     "OR EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
     "OR EXISTS (SELECT 1 FROM meta m WHERE m.key = 'snapshot' AND m.value = lower(hex(o.digest))))"
 )
@@ -80,10 +80,11 @@ def delete_contents(catalog: Catalog, ended: int) -> int:
             pass
         with catalog.write_rows("gc: delete content") as conn:
             conn.execute(
-                "INSERT INTO suspect (object_id) SELECT recipe_id FROM content WHERE id = ? AND recipe_id IS NOT NULL "
-                "ON CONFLICT (object_id) DO NOTHING",
+                "INSERT INTO suspect (object_id) SELECT recipe_id FROM content WHERE id = ?1 AND recipe_id IS NOT NULL "
+                "UNION SELECT object_id FROM content_object WHERE content_id = ?1 ON CONFLICT (object_id) DO NOTHING",
                 (content_id,),
             )
+            conn.execute("DELETE FROM content_object WHERE content_id = ?", (content_id,))
             conn.execute("DELETE FROM content WHERE id = ?", (content_id,))
     return len(doomed)
 
@@ -231,6 +232,7 @@ def doomed_objects(conn: Connection, ended: int) -> tuple[set[int], int]:
     kept = (
         "NOT EXISTS (SELECT 1 FROM inode i WHERE i.object_id = o.id AND i.id NOT IN (SELECT id FROM doomed_inode)) "
         "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.recipe_id = o.id AND c.id NOT IN (SELECT id FROM doomed_content)) "
+        "AND NOT EXISTS (SELECT 1 FROM content_object x WHERE x.object_id = o.id AND x.content_id NOT IN (SELECT id FROM doomed_content)) "
         "AND NOT EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) "
         "AND NOT EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
         "AND NOT EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
@@ -240,6 +242,7 @@ def doomed_objects(conn: Connection, ended: int) -> tuple[set[int], int]:
         f"INSERT INTO doomed_object SELECT o.id FROM object o WHERE o.id IN ({suspects} "
         "UNION SELECT i.object_id FROM doomed_inode d JOIN inode i ON i.id = d.id "
         "UNION SELECT c.recipe_id FROM doomed_content d JOIN content c ON c.id = d.id "
+        "UNION SELECT x.object_id FROM doomed_content d JOIN content_object x ON x.content_id = d.id "
         f"UNION SELECT id FROM object WHERE condemned IS NOT NULL) AND {kept}",
         (ended,),
     )

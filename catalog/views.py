@@ -85,6 +85,8 @@ SELECT lower(hex(o.digest)) AS object, 'file' AS kind, c.key AS owner, p.path AS
 FROM object o JOIN inode i ON i.object_id = o.id JOIN entry e ON e.inode_id = i.id
 JOIN content c ON c.id = e.content_id AND c.state = 'ready' JOIN path p ON p.id = e.path_id
 UNION ALL SELECT lower(hex(o.digest)), 'recipe', c.key, NULL FROM object o JOIN content c ON c.recipe_id = o.id AND c.state = 'ready'
+UNION ALL SELECT lower(hex(o.digest)), 'shadowed', c.key, NULL FROM object o JOIN content_object x ON x.object_id = o.id
+JOIN content c ON c.id = x.content_id AND c.state = 'ready'
 UNION ALL SELECT lower(hex(o.digest)), 'layer data', l.id, d.key FROM object o JOIN layer_data d ON d.object_id = o.id JOIN layer l ON l.seq = d.owner_id
 UNION ALL SELECT lower(hex(o.digest)), 'image data', m.id, d.key FROM object o JOIN image_data d ON d.object_id = o.id JOIN image m ON m.seq = d.owner_id
 UNION ALL SELECT lower(hex(o.digest)), 'container data', c.id, d.key FROM object o JOIN container_data d ON d.object_id = o.id JOIN container c ON c.seq = d.owner_id
@@ -96,6 +98,7 @@ CREATE VIEW v_image_object AS
 SELECT v.image, i.object_id FROM v_image_content v JOIN entry e ON e.content_id = v.content_id JOIN inode i ON i.id = e.inode_id
 WHERE i.object_id IS NOT NULL
 UNION SELECT v.image, c.recipe_id FROM v_image_content v JOIN content c ON c.id = v.content_id WHERE c.recipe_id IS NOT NULL
+UNION SELECT v.image, x.object_id FROM v_image_content v JOIN content_object x ON x.content_id = v.content_id
 UNION SELECT m.id, d.object_id FROM image m JOIN image_data d ON d.owner_id = m.seq WHERE d.object_id IS NOT NULL
 """
 

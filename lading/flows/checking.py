@@ -146,6 +146,8 @@ def _users(conn: Connection, objects: Iterable[int]) -> tuple[set[str], set[str]
                 "SELECT l.id FROM inode i JOIN entry e ON e.inode_id = i.id JOIN layer_content lc ON lc.content_id = e.content_id "
                 "JOIN layer l ON l.seq = lc.layer_id WHERE i.object_id = ?1 UNION SELECT l.id FROM content c "
                 "JOIN layer_content lc ON lc.content_id = c.id JOIN layer l ON l.seq = lc.layer_id WHERE c.recipe_id = ?1 "
+                "UNION SELECT l.id FROM content_object x JOIN layer_content lc ON lc.content_id = x.content_id "
+                "JOIN layer l ON l.seq = lc.layer_id WHERE x.object_id = ?1 "
                 "UNION SELECT l.id FROM layer_data d JOIN layer l ON l.seq = d.owner_id WHERE d.object_id = ?1",
                 (object_id,),
             )

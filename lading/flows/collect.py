@@ -16,9 +16,11 @@ from lading.catalog.database import Connection
 from lading.errors import Busy, LadingError
 from lading.flows import areas, farms, journaling, reserve
 from lading.flows.context import Context
+from lading.flows.ingest import shadowed
 from lading.materialize import cache
 from lading.objects.durable import Staging, debris
 from lading.objects.pack import pack_size_of
+from lading.objects.recipe import Reference, read_recipe
 from lading.objects.repack import repack
 from lading.values import Location
 
@@ -136,6 +138,7 @@ def _collect(context: Context) -> GcReport:
     area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)
     warnings += area_warnings
     journaling.snapshot_if_needed(context)
+    _read_recipes(context)
     context.epochs.advance()
     ended = context.epochs.retired()
     contents = reach.condemn_contents(context.catalog, context.epochs.current(), ended)
@@ -164,6 +167,25 @@ def _collect(context: Context) -> GcReport:
         max(contents, gone_contents), objects, len(empty), rewritten, removed + saved, evicted,
         debris_bytes + area_bytes + orphans, deferred, tuple(warnings),
     )  # fmt: skip
+
+
+def _read_recipes(context: Context) -> None:
+    """Note what only recipes name, in a catalog of a version that did not: once, before anything is condemned."""
+    with context.catalog.read() as conn:
+        unread = catalog_content.unread_recipes(conn)
+    if not unread:
+        return
+    with context.epochs.shared():
+        for content_id, key in unread:
+            with context.catalog.read() as conn:
+                recipe = catalog_content.recipe_of(conn, key)
+                entries = catalog_content.entries(conn, key)
+            if recipe is None:
+                continue
+            parts = read_recipe(next(context.reader.contents([recipe])))
+            named = {part.digest for part in parts if isinstance(part, Reference)}
+            catalog_content.note_shadowed(context.catalog, content_id, shadowed(named, entries))
+    catalog_content.recipes_read(context.catalog)
 
 
 def _planned(context: Context) -> GcReport:

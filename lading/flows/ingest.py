@@ -6,7 +6,7 @@ hidden; then the caller's transaction makes them visible. A crash anywhere leave
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -59,11 +59,13 @@ class RecipeSink:
         self._writer = writer
         self._recipe: ObjectStream = writer.stream(KIND_RECIPE)
         self._encoder = RecipeEncoder(self._recipe.write)
+        self.digests: set[bytes] = set()  #: of every object that the recipe names
         self.literal: Callable[[bytes], object] = self._encoder.literal
 
     def put(self, data: bytes) -> bytes:
         """Store a small file's content."""
         digest = self._writer.put(data)
+        self.digests.add(digest)
         self._encoder.reference(digest, len(data))
         return digest
 
@@ -73,6 +75,7 @@ class RecipeSink:
         for chunk in chunks:
             target.write(chunk)
         digest = target.close()
+        self.digests.add(digest)
         self._encoder.reference(digest, size)
         return digest
 
@@ -127,7 +130,7 @@ def _ingest(context: Context, source: InputStream, expected: str, epoch: int) ->
             recipe = sink.finish(summary)
             content_id = store_content(
                 context, writer.finish(), epoch=epoch, diff_id=summary.diff_digest, size=summary.diff_size,
-                recipe=recipe, tar=tar,
+                recipe=recipe, tar=tar, named=sink.digests,
             )  # fmt: skip
     return Ingested(summary, tar.uids, tar.gids, tar.warnings, content_id)
 
@@ -141,8 +144,20 @@ def store_content(
     size: int,
     recipe: bytes,
     tar: TarSummary,
+    named: Collection[bytes],
 ) -> int:
     """Record published packs and a content's hidden rows.
+
+    Args:
+        context: the store.
+        packs: what was written.
+        epoch: the epoch whose lock the caller holds.
+        diff_id: see ``catalog.content.store_content``, like ``size``.
+        size: see above.
+        recipe: digest of the recipe.
+        tar: what the recipe is of.
+        named: every object that the recipe names. Those that no entry has (a later entry of the same name
+            replaced theirs) are recorded as such.
 
     Returns:
         The content's row number, for ``catalog.content.ready``.
@@ -150,8 +165,13 @@ def store_content(
     catalog_content.register_packs(context.catalog, packs, epoch)
     return catalog_content.store_content(
         context.catalog, diff_id=diff_id, size=size, recipe=recipe, entries=tar.entries, uids=tar.uids, gids=tar.gids,
-        diff_bytes=tar.diff_bytes, epoch=epoch,
+        diff_bytes=tar.diff_bytes, epoch=epoch, shadowed=shadowed(named, tar.entries),
     )  # fmt: skip
+
+
+def shadowed(named: Collection[bytes], entries: Sequence[Entry]) -> set[bytes]:
+    """Digests that a recipe names and no entry has."""
+    return set(named) - {entry.inode.digest for entry in entries if entry.inode is not None}
 
 
 def check_digest(text: str) -> None:

@@ -69,6 +69,22 @@ def test_the_migrated_schema_is_the_models() -> None:
     assert migrations.version(migrated) == migrations.VERSION
 
 
+@pytest.mark.parametrize("done", range(1, migrations.VERSION))
+def test_an_older_catalog_becomes_current(done: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step by step it comes to the same as a new one."""
+    fresh, older = (sqlite3.connect(":memory:", isolation_level=None) for _ in range(2))
+    migrations.migrate(fresh)
+    with monkeypatch.context() as patch:
+        patch.setattr(migrations, "STEPS", migrations.STEPS[:done])
+        patch.setattr(migrations, "VERSION", done)
+        migrations.migrate(older)
+
+    migrations.migrate(older)
+
+    assert schema(older) == schema(fresh)
+    assert migrations.version(older) == migrations.VERSION
+
+
 def test_the_database_is_as_safe_as_it_can_be(store: Store) -> None:
     """Every commit synced, foreign keys on, checkpoints under our lock."""
     connection = store._context.catalog.connection()

@@ -231,3 +231,45 @@ def test_a_damaged_pack_is_not_carried_on_by_a_rewrite(tmp_path: Path) -> None:
         assert path.exists()
         with pytest.raises(Corrupt):
             taken_out(store, "stays")
+
+
+def shadowing(seed: int) -> bytes:
+    """A tar that holds a name twice, and a leftover of AUFS with content: objects that only the recipe names."""
+    own = random.Random(seed).randbytes(5000)
+    hidden = random.Random(77).randbytes(5000)
+    return file(b"twice", own) + file(b"twice", b"last") + file(b".wh..wh.left", hidden) + END
+
+
+def test_objects_that_only_a_recipe_names_stay(store: Store) -> None:
+    """What a later entry of the same name replaced is still part of the stream."""
+    for seed in (1, 2, 3):
+        store.layers.import_(io.BytesIO(shadowing(seed)), id=f"layer-{seed}")
+    store.layers.import_(io.BytesIO(layer_of(9)), id="other")
+    store.gc()
+    store.layers.delete("layer-1")
+    store.layers.delete("other")
+
+    dry = store.gc(dry_run=True)
+    assert store.gc() == dry
+    assert store.gc().freed_bytes == 0
+
+    for seed in (2, 3):
+        assert taken_out(store, f"layer-{seed}") == shadowing(seed)
+    assert store.check(content=True).findings == ()
+    for seed in (2, 3):
+        store.layers.delete(f"layer-{seed}")
+    store.gc()
+    assert store.balance().classes["packs: live"] == 0
+
+
+def test_recipes_of_an_older_catalog_are_read_before_anything_goes(store: Store) -> None:
+    """Such a catalog never noted what only recipes name."""
+    store.layers.import_(io.BytesIO(shadowing(1)), id="kept")
+    with store._context.catalog.write_rows() as conn:
+        conn.execute("DELETE FROM content_object")
+        conn.execute("INSERT INTO meta (key, value) VALUES ('recipes', 'unread')")
+
+    store.gc()
+
+    assert taken_out(store, "kept") == shadowing(1)
+    assert store.check(content=True).findings == ()
