@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from lading.catalog import bigdata, names
@@ -59,6 +60,22 @@ def create_image(tx: WriteTransaction, image: Image) -> None:
     seq = names.seq_of(tx.conn, "image", image.id)
     assert seq is not None
     names.insert_names(tx.conn, "image", seq, image.names)
+
+
+def set_names_history(tx: WriteTransaction, image_id: str, history: Sequence[str]) -> None:
+    """Replace an image's history of names, newest first."""
+    tx.touch("image", image_id)
+    text = json.dumps(list(history), ensure_ascii=False, separators=(",", ":"))
+    tx.conn.execute("UPDATE image SET names_history = ? WHERE id = ?", (text, image_id))
+
+
+def add_mapped_layer(tx: WriteTransaction, image_id: str, layer_id: str) -> None:
+    """Note one more copy of an image's top layer with maps of its own."""
+    image = get_image(tx.conn, image_id)
+    assert image is not None
+    tx.touch("image", image_id)
+    mapped = json.dumps([*image.mapped_layers, layer_id])
+    tx.conn.execute("UPDATE image SET mapped_layers = ? WHERE id = ?", (mapped, image_id))
 
 
 def delete_image(tx: WriteTransaction, image_id: str) -> None:

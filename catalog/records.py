@@ -29,7 +29,11 @@ def state(conn: Connection, kind: RecordKind, record_id: str) -> dict[str, Any] 
     record = load(conn, kind, record_id)
     if record is None:
         return None
-    values = {name: _plain(getattr(record, name)) for name in record.__slots__ if name not in ("read_only", "digests")}
+    values = {
+        name: _plain(getattr(record, name))
+        for name in record.__slots__
+        if name not in ("read_only", "digests", "origin")
+    }
     if kind == "layer":
         from lading.catalog import bigdata
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from lading.cli import output
+from lading.cli.idmap import idmap_options, map_request
 from lading.cli.images import metadata_of, metadata_options, size_line
 from lading.cli.layers import report_deleted
 from lading.cli.parse import FAILURE, json_option, names_option
@@ -25,6 +27,7 @@ from lading.values import Container
         click.option("--volatile", is_flag=True, help="Mount without syncing what is written."),
         *metadata_options,
         json_option,
+        *idmap_options,
     ),
 )
 def create_container(
@@ -36,10 +39,13 @@ def create_container(
     metadata: str,
     metadata_file: str | None,
     as_json: bool,
+    **maps: Any,
 ) -> None:
     """Make a container: a writable layer on an image's top layer."""
     text = metadata_of(metadata, metadata_file)
-    made = session.store.containers.create(arguments[0], id=record_id, names=names, metadata=text, volatile=volatile)
+    made = session.store.containers.create(
+        arguments[0], id=record_id, names=names, metadata=text, volatile=volatile, idmap=map_request(maps)
+    )
     output.created_text(made, output.container_json(made) if as_json else None)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from lading.cli import output
 from lading.cli.parse import file_option, json_option
 from lading.cli.session import Session, command
+from lading.errors import InvalidInput
 
 
 @command("applydiff", count=(1, 1), usage="LAYER", params=(file_option,))
@@ -16,6 +18,46 @@ def applydiff(session: Session, arguments: Sequence[str], file: str | None) -> N
     """Apply a diff (a tar, plain or compressed) on top of what a layer holds."""
     with output.opened(file) as stream, session.progress_bar("applydiff") as progress:
         session.store.layers.apply(arguments[0], stream, progress=progress)
+
+
+@command("applydiff-using-staging-dir", count=(2, 2), usage="LAYER DIRECTORY")
+def applydiff_using_staging_dir(session: Session, arguments: Sequence[str]) -> None:
+    """Put a directory's tree into a layer, by way of staging; the layer is made when there is none."""
+    session.store.layers.apply_directory(arguments[0], Path(arguments[1]))
+
+
+def _owner(text: str | None) -> tuple[int, int] | None:
+    """Read ``UID[:GID]``.
+
+    Raises:
+        InvalidInput: in the contract's words.
+    """
+    if text is None:
+        return None
+    user, colon, group = text.partition(":")
+    return _number(user, "UID"), _number(group if colon else user, "GID")
+
+
+def _number(text: str, what: str) -> int:
+    if not (text.isascii() and text.isdigit()) or int(text) >= 1 << 32:
+        reason = "value out of range" if text.isascii() and text.isdigit() else "invalid syntax"
+        raise InvalidInput(f'bad {what}: strconv.ParseUint: parsing "{text}": {reason}')
+    return int(text)
+
+
+@command(
+    "copy",
+    count=(2, None),
+    usage="[LAYER:]SOURCE... [LAYER:]TARGET",
+    params=(
+        click.option("--chown", "-o", default=None, metavar="UID[:GID]", help="Owner of everything copied."),
+        json_option,
+    ),
+)
+def copy(session: Session, arguments: Sequence[str], chown: str | None, as_json: bool) -> None:
+    """Copy files and folders into a layer, out of one, or between two."""
+    *sources, target = arguments
+    session.store.copy(sources, target, chown=_owner(chown))
 
 
 @command(

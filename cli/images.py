@@ -90,7 +90,7 @@ def images(session: Session, arguments: Sequence[str], quiet: bool, as_json: boo
 @command("images-by-digest", count=(1, 1), usage="DIGEST", params=(quiet_option, json_option))
 def images_by_digest(session: Session, arguments: Sequence[str], quiet: bool, as_json: bool) -> None:
     """List the images that a digest finds."""
-    _listed(session.store.images.by_digest(arguments[0]), quiet, as_json, [])
+    _listed(session.store.images.by_digest(arguments[0], strict=True), quiet, as_json, [])
 
 
 @command("image", count=(1, None), usage="IMAGE...", params=(json_option,))
@@ -128,6 +128,18 @@ def size_line(measure: Any) -> str:
         return f"Size: {measure()}"
     except LadingError as error:
         return f"Size unknown: {error}"
+
+
+@command("get-image-dir", count=(1, 1), usage="IMAGE")
+def get_image_dir(session: Session, arguments: Sequence[str]) -> None:
+    """Print an image's persistent directory, making it when missing."""
+    output.line(str(session.store.images.directory(arguments[0])))
+
+
+@command("get-image-run-dir", count=(1, 1), usage="IMAGE")
+def get_image_run_dir(session: Session, arguments: Sequence[str]) -> None:
+    """Print an image's directory of this boot, making it when missing."""
+    output.line(str(session.store.images.run_directory(arguments[0])))
 
 
 @command(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import click
 
 from lading.cli import output
+from lading.cli.idmap import idmap_options, map_request
 from lading.cli.parse import FAILURE, file_option, json_option, names_option, quiet_option
 from lading.cli.session import Session, command, per_argument, status_of
 from lading.errors import LayerUnknown
@@ -16,8 +18,9 @@ _CREATE = (
     click.option("--id", "-i", "record_id", default="", metavar="ID", help="The id to use; empty to draw one."),
     names_option,
     click.option("--label", "-l", default="", metavar="TEXT", help="Mount label to record."),
-    click.option("--readonly", "-r", is_flag=True, help="Accepted for scripts; the layer stays mountable."),
+    click.option("--readonly", "-r", is_flag=True, help="Keep it with the images in a split store."),
     json_option,
+    *idmap_options,
 )
 
 
@@ -30,10 +33,12 @@ def create_layer(
     label: str,
     readonly: bool,
     as_json: bool,
+    **maps: Any,
 ) -> None:
     """Make an empty layer, on a parent or on nothing."""
     parent = arguments[0] if arguments else ""
-    layer = session.store.layers.create(parent, id=record_id, names=names, label=label)
+    idmap = map_request(maps)
+    layer = session.store.layers.create(parent, id=record_id, names=names, label=label, read_only=readonly, idmap=idmap)
     output.created_text(layer, output.layer_json(layer) if as_json else None)
 
 
@@ -47,11 +52,15 @@ def import_layer(
     readonly: bool,
     as_json: bool,
     file: str | None,
+    **maps: Any,
 ) -> None:
     """Make a layer from a diff (a tar, plain or compressed) in one step."""
     parent = arguments[0] if arguments else ""
+    idmap = map_request(maps)
     with output.opened(file) as stream, session.progress_bar("import-layer") as progress:
-        layer = session.store.layers.import_(stream, parent, id=record_id, names=names, label=label, progress=progress)
+        layer = session.store.layers.import_(
+            stream, parent, id=record_id, names=names, label=label, read_only=readonly, idmap=idmap, progress=progress
+        )
     output.created_text(layer, output.layer_json(layer) if as_json else None)
 
 

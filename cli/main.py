@@ -16,7 +16,7 @@ from typing import Any, Final, NoReturn
 import click
 
 from lading.cli.parse import FAILURE, OptionError, normalise
-from lading.cli.session import Session, StoreNotOpened, check_progress, global_options
+from lading.cli.session import Session, StoreNotOpened, global_options
 from lading.errors import LadingError
 from lading.values import printable
 
@@ -28,14 +28,20 @@ COMPAT_NAMES: Final = frozenset({COMPAT, "containers-storage"})
 COMMANDS: Final[dict[str, str]] = {
     "add-names": "names:add_names",
     "applydiff": "diffs:applydiff",
+    "applydiff-using-staging-dir": "diffs:applydiff_using_staging_dir",
     "changes": "diffs:changes",
     "check": "upkeep:check",
     "checkout": "mounts:checkout",
+    "config": "upkeep:config",
     "container": "containers:container",
+    "container-parent-owners": "driver:container_parent_owners",
     "containers": "containers:containers",
+    "copy": "diffs:copy",
     "create-container": "containers:create_container",
     "create-image": "images:create_image",
     "create-layer": "layers:create_layer",
+    "create-storage-layer": "driver:create_storage_layer",
+    "dedup": "upkeep:dedup",
     "delete": "names:delete",
     "delete-container": "containers:delete_container",
     "delete-image": "images:delete_image",
@@ -52,6 +58,8 @@ COMMANDS: Final[dict[str, str]] = {
     "get-image-data": "data:get_image_data",
     "get-image-data-digest": "data:get_image_data_digest",
     "get-image-data-size": "data:get_image_data_size",
+    "get-image-dir": "images:get_image_dir",
+    "get-image-run-dir": "images:get_image_run_dir",
     "get-layer-data": "data:get_layer_data",
     "get-names": "names:get_names",
     "image": "images:image",
@@ -60,6 +68,7 @@ COMMANDS: Final[dict[str, str]] = {
     "import": "ours:import_",
     "import-layer": "layers:import_layer",
     "layer": "layers:layer",
+    "layer-parent-owners": "driver:layer_parent_owners",
     "layers": "layers:layers",
     "list-container-data": "data:list_container_data",
     "list-image-data": "data:list_image_data",
@@ -77,8 +86,10 @@ COMMANDS: Final[dict[str, str]] = {
     "shutdown": "upkeep:shutdown",
     "sql": "ours:sql",
     "status": "upkeep:status",
+    "storage-layers": "driver:storage_layers",
     "balance": "ours:balance",
     "unmount": "mounts:unmount",
+    "unshare": "upkeep:unshare",
     "version": "upkeep:version",
     "wipe": "upkeep:wipe",
 }
@@ -92,18 +103,19 @@ ALIASES: Final[dict[str, str]] = {
         name.replace("-", ""): name
         for name in COMMANDS
         if name.startswith(("add-", "create-", "delete-", "get-", "import-", "list-", "remove-", "set-"))
+        and name != "create-storage-layer"
     },
 }
 
 #: What ``lading --help`` shows, by what people want to do.
 SECTIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Images in, trees out", ("import", "mount", "unmount", "mounted", "checkout")),
-    ("Layers", ("create-layer", "import-layer", "applydiff", "diff", "changes", "diffsize", "layers", "layer", "seal", "delete-layer")),
-    ("Images", ("create-image", "images", "image", "images-by-digest", "delete-image")),
-    ("Containers", ("create-container", "containers", "container", "get-container-dir", "get-container-run-dir", "delete-container")),
+    ("Layers", ("create-layer", "import-layer", "applydiff", "diff", "changes", "diffsize", "layers", "layer", "copy", "seal", "delete-layer", "applydiff-using-staging-dir", "layer-parent-owners", "storage-layers", "create-storage-layer")),
+    ("Images", ("create-image", "images", "image", "images-by-digest", "get-image-dir", "get-image-run-dir", "delete-image")),
+    ("Containers", ("create-container", "containers", "container", "get-container-dir", "get-container-run-dir", "container-parent-owners", "delete-container")),
     ("Names and metadata", ("exists", "get-names", "add-names", "set-names", "remove-names", "metadata", "set-metadata", "delete")),
     ("Data", tuple(name for name in COMMANDS if name.endswith("-data") or "-data-" in name)),
-    ("Questions and upkeep", ("sql", "balance", "status", "version", "check", "gc", "shutdown", "wipe")),
+    ("Questions and upkeep", ("sql", "balance", "status", "version", "config", "check", "gc", "dedup", "shutdown", "wipe", "unshare")),
 )  # fmt: skip
 
 
@@ -138,12 +150,17 @@ class Lading(click.Group):
         """Read the options before the command."""
         if args and args[0] in ("--help", "-h", "-help"):
             click.echo(self.get_help(ctx))
-            ctx.exit(0 if args[0] == "--help" else FAILURE)
+            if args[0] != "--help":
+                click.echo("flag: help requested while parsing arguments (1)")
+                click.echo(self.get_help(ctx))
+                ctx.exit(FAILURE)
+            ctx.exit(0)
         options = [param for param in self.get_params(ctx) if isinstance(param, click.Option)]
         try:
             flags, rest = normalise(args, options)
         except OptionError as error:
             click.echo(f"{error}\nSee '{ctx.info_name} --help'.", err=True)
+            click.echo(f"{error} while parsing arguments (1)\n{self.get_help(ctx)}")
             ctx.exit(FAILURE)
         if not rest:
             click.echo(self.get_help(ctx))
@@ -155,9 +172,8 @@ class Lading(click.Group):
 
 
 def _start(ctx: click.Context, **values: Any) -> None:
-    session = Session()
-    session.take(values)
-    check_progress(session.progress)
+    session = Session(compat=ctx.info_name == COMPAT)
+    session.take(values, before=True)
     ctx.obj = session
     ctx.call_on_close(session.close)
 

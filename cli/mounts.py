@@ -28,7 +28,7 @@ def mount(
 ) -> int:
     """Mount layers or containers and print where; each mount needs one unmount."""
     store = session.store
-    act = store.mount_image if read_only else store.mount
+    act = store.images.mount if read_only else store.mount
     results = []
     for argument in arguments:
         try:

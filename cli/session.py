@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import update_wrapper
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -16,10 +16,14 @@ from lading.cli.parse import FAILURE, ContractCommand
 from lading.errors import InvalidInput, LadingError
 
 if TYPE_CHECKING:
+    from lading.settings import Chosen
     from lading.store import Store
 
 #: Choices of ``--progress``.
 PROGRESS: Final = ("auto", "none")
+
+#: Set for a command that runs inside the namespace that ``--unshare`` asked for.
+_UNSHARED: Final = "LADING_UNSHARED"
 
 
 class StoreNotOpened(Exception):
@@ -28,24 +32,26 @@ class StoreNotOpened(Exception):
 
 @dataclass
 class Session:
-    """What the global options said; the store is opened when a command first needs it."""
+    """What the global options said; the store is opened when a command first needs it.
 
-    graph: str | None = None
-    run: str | None = None
-    driver: str | None = None
-    storage_options: list[str] = field(default_factory=list)
+    Options before the command and options among its own are kept apart: under the name that scripts of
+    ``containers-storage`` use, the first decide whether a configuration file counts.
+    """
+
+    compat: bool = False
+    before: dict[str, Any] = field(default_factory=dict)
+    after: dict[str, Any] = field(default_factory=dict)
     debug: bool = False
     progress: str = "auto"
     _store: Store | None = None
 
-    def take(self, values: Mapping[str, Any]) -> None:
-        """Take over global options that were given among a command's own."""
-        self.graph = values.get("graph") or self.graph
-        self.run = values.get("run_root") or self.run
-        self.driver = values.get("driver") or self.driver
-        self.storage_options += values.get("storage_options") or ()
+    def take(self, values: Mapping[str, Any], *, before: bool) -> None:
+        """Take over global options."""
+        given = self.before if before else self.after
+        given.update({key: values[key] for key in _STORE_OPTIONS if values.get(key)})
         self.debug = bool(values.get("debug")) or self.debug
         self.progress = values.get("progress") or self.progress
+        check_progress(self.progress)
 
     @property
     def store(self) -> Store:
@@ -58,20 +64,42 @@ class Session:
             self._store = self._open()
         return self._store
 
+    def _chosen(self) -> Chosen:
+        from lading import settings
+
+        choose = settings.choose_compatible if self.compat else settings.choose
+        return choose(os.environ, os.geteuid(), self.before, self.after)
+
     def _open(self) -> Store:
-        from lading import config
         from lading.store import Store
 
         try:
-            chosen = config.load(os.environ, os.geteuid())
-            driver = "overlay" if self.driver == "overlay2" else self.driver or chosen.settings.driver
-            for pair in self.storage_options:
-                _refuse_option(pair, driver or "overlay")
-            root = Path(self.graph) if self.graph else chosen.root
-            run = Path(self.run) if self.run else chosen.run
-            return Store.open(root, run=run, driver=driver, settings=chosen.settings)
+            chosen = self._chosen()
+            for warning in chosen.warnings:
+                log("warning", warning)
+            return Store.open(chosen.root, run=chosen.run, driver=chosen.settings.driver, settings=chosen.settings)
         except LadingError as error:
             raise StoreNotOpened(str(error)) from error
+
+    def configuration(self, path: str | None) -> dict[str, Any]:
+        """The configuration as a JSON object; that of a file when one is named."""
+        from lading import settings
+
+        show = settings.show_compatible if self.compat else settings.show
+        return show(os.environ, os.geteuid(), path)
+
+    def reopen_inside(self) -> int | None:
+        """Run the whole command again in a user namespace, if that was asked for.
+
+        Returns:
+            Its exit status; None when nothing was asked for, or we are inside already.
+        """
+        if not self.after.get("unshare") or os.environ.get(_UNSHARED):
+            return None
+        from lading.userns import run
+
+        ended = run([sys.argv[0], *sys.argv[1:]], {**os.environ, _UNSHARED: "1"})
+        return ended.status if ended.status >= 0 else 128 - ended.status
 
     def close(self) -> None:
         """Close the store if it was opened."""
@@ -85,25 +113,26 @@ class Session:
         return Display(what, enabled=self.progress == "auto" and sys.stderr.isatty())
 
 
-def _refuse_option(pair: str, driver: str) -> None:
-    """Refuse a driver option: this version has none.
+def log(level: str, message: str) -> None:
+    """Write a log line, as scripts know to ignore them."""
+    quoted = message.replace("\\", "\\\\").replace('"', '\\"')
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    sys.stderr.write(f'time="{now}" level={level} msg="{quoted}"\n')
 
-    Raises:
-        InvalidInput: in the words scripts know.
-    """
-    key, equals, _ = pair.partition("=")
-    if not equals:
-        raise InvalidInput(f"unable to parse key/value option: {pair}")
-    if driver == "vfs":
-        raise InvalidInput(f"vfs driver does not support {key.removeprefix('vfs.').removeprefix('.')} options")
-    raise InvalidInput(f"overlay: unknown option {key}")
 
+#: Global options that say something about the store.
+_STORE_OPTIONS: Final = ("graph", "run_root", "driver", "storage_options", "image_store", "transient", "unshare")
+
+_GLOBAL_NAMES: Final = (*_STORE_OPTIONS, "debug", "progress")
 
 GLOBAL_OPTIONS: Final = (
     (("--graph", "-g", "graph"), {"metavar": "PATH", "help": "Root of persistent storage."}),
     (("--run", "-R", "run_root"), {"metavar": "PATH", "help": "Root of this boot's state."}),
     (("--storage-driver", "-s", "driver"), {"metavar": "NAME", "help": "How layers are shown: overlay or vfs."}),
     (("--storage-opt", "storage_options"), {"multiple": True, "metavar": "KEY=VALUE", "help": "Driver option."}),
+    (("--image-store", "image_store"), {"metavar": "PATH", "help": "Root of a separate store for images."}),
+    (("--transient-store", "transient"), {"is_flag": True, "help": "Let new containers end with the run root."}),
+    (("--unshare", "-U", "unshare"), {"is_flag": True, "help": "Run in a user namespace."}),
     (("--debug", "-D", "debug"), {"is_flag": True, "help": "Show the traceback of an error."}),
     (("--progress", "progress"), {"metavar": "WHEN", "help": "auto, or none: never show progress."}),
 )
@@ -134,11 +163,12 @@ def command(
         def run(ctx: click.Context, /, arguments: tuple[str, ...], **values: Any) -> None:
             session = ctx.find_object(Session)
             assert session is not None
-            given = {
-                key: values.pop(key) for key in ("graph", "run_root", "driver", "storage_options", "debug", "progress")
-            }
-            session.take(given)
-            check_progress(session.progress)
+            session.take({key: values.pop(key) for key in _GLOBAL_NAMES}, before=False)
+            status = session.reopen_inside()
+            if status is not None:
+                ctx.exit(status)
+            if session.compat:
+                _ = session.store  # scripts expect a store that cannot be opened to fail every command
             ctx.exit(function(session, arguments, **values) or 0)
 
         callback = update_wrapper(run, function)

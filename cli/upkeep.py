@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
 
 import click
 
 import lading
 from lading.cli import output
+from lading.cli.duration import nanoseconds
 from lading.cli.parse import FAILURE, json_option
 from lading.cli.session import Session, command
 from lading.errors import LadingError
+
+if TYPE_CHECKING:
+    from lading.flows.checking import CheckReport
 
 
 @command("version", params=(json_option,))
@@ -96,42 +102,117 @@ def gc(session: Session, arguments: Sequence[str], dry_run: bool, as_json: bool)
     return FAILURE if report.warnings else 0
 
 
+#: Groups of findings: the word before the id, and the key in JSON. Our own, about the store, is in neither of its lists.
+_GROUPS: Final = (
+    ("layer", "Layers"), ("read-only layer", "ROLayers"), ("image", "Images"), ("read-only image", "ROImages"),
+    ("container", "Containers"),
+)  # fmt: skip
+
+
 @command(
     "check",
     params=(
+        click.option(
+            "--max", "-m", "max_age", default="24h", metavar="DURATION", help="Age from which unused layers count."
+        ),
+        click.option("--repair", "-r", is_flag=True, help="Remove damaged images and layers."),
+        click.option("--force", "-f", is_flag=True, help="Remove damaged containers too."),
+        click.option("--quick", "-q", is_flag=True, help="Do not compare what was written with what was applied."),
         click.option("--content", is_flag=True, help="Read and hash every stored byte."),
-        click.option("--quick", "-q", is_flag=True, help="Look at the catalog and the presence of packs only."),
         json_option,
     ),
 )
-def check(session: Session, arguments: Sequence[str], content: bool, quick: bool, as_json: bool) -> int:
+def check(
+    session: Session,
+    arguments: Sequence[str],
+    max_age: str,
+    repair: bool,
+    force: bool,
+    quick: bool,
+    content: bool,
+    as_json: bool,
+) -> int:
     """Look for damage; silent when there is none."""
-    report = session.store.check(content=content and not quick)
+    store = session.store
+    report = store.check(content=content, modifications=not quick, max_age_ns=nanoseconds(max_age))
+    _show(report, as_json)
+    if session.progress == "auto" and sys.stderr.isatty():
+        for name, seconds, looked_at in report.depths:
+            output.line(f"{name}: {looked_at}, {seconds:.2f} s", err=True)
+    counts = {kind: len(report.ids(kind)) for kind, _ in _GROUPS}
+    if not repair and not force:
+        if report.findings:
+            output.line(", ".join(f"{counts[kind]} {kind} errors" for kind, _ in _GROUPS), err=True)
+        return FAILURE if report.findings or report.incomplete else 0
+    failures = store.repair(report, containers_too=force)
+    if failures:
+        if as_json:
+            output.emit_json([{} for _ in failures])
+        else:
+            for message in failures:
+                output.line(message, err=True)
+        output.line(failures[0], err=True)
+        return FAILURE
+    left = ["read-only layer", "read-only image", *([] if force else ["container"])]
+    if any(counts[kind] for kind in left) or report.ids("store"):
+        output.line(", ".join(f"{counts[kind]} {kind} errors" for kind in left), err=True)
+        return FAILURE
+    return FAILURE if report.incomplete else 0
+
+
+def _show(report: CheckReport, as_json: bool) -> None:
     groups: dict[str, dict[str, list[str]]] = {}
     for finding in report.findings:
         groups.setdefault(finding.kind, {}).setdefault(finding.id, []).append(finding.message)
     if as_json:
-        kinds = {"Layers": "layer", "ROLayers": "", "Images": "image", "ROImages": "", "Containers": "container"}
-        output.emit_json(
-            {
-                key: {name: [{} for _ in found] for name, found in sorted(groups.get(kind, {}).items())}
-                for key, kind in kinds.items()
-            }
-        )
+        found: dict[str, dict[str, Any]] = {
+            key: {name: [{}] * len(words) for name, words in groups.get(kind, {}).items()} for kind, key in _GROUPS
+        }
+        output.emit_json({key: output.sorted_map(values) for key, values in found.items()})
+        return
+    for kind in (*(kind for kind, _ in _GROUPS), "store"):
+        for name, messages in sorted(groups.get(kind, {}).items()):
+            output.line(f"{kind} {output.shown(name)}:")
+            for message in messages:
+                output.line(f" {message}")
+
+
+@command(
+    "dedup",
+    params=(
+        click.option(
+            "--hash-method", "method", default="crc", metavar="NAME", help="crc, size or sha256; makes no difference."
+        ),
+        json_option,
+    ),
+)
+def dedup(session: Session, arguments: Sequence[str], method: str, as_json: bool) -> None:
+    """Tell how many bytes are stored once for several files; nothing is left to be shared."""
+    shared = session.store.dedup(method)
+    if as_json:
+        output.emit_json({"Deduped": shared})
     else:
-        for kind in ("store", "layer", "image", "container"):
-            for name, messages in sorted(groups.get(kind, {}).items()):
-                output.line(f"{kind} {output.shown(name)}:")
-                for message in messages:
-                    output.line(f" {message}")
-    if session.progress == "auto" and sys.stderr.isatty():
-        for name, seconds, looked_at in report.depths:
-            output.line(f"{name}: {looked_at}, {seconds:.2f} s", err=True)
-    if report.findings:
-        counts = {kind: len(groups.get(kind, {})) for kind in ("layer", "image", "container")}
-        output.line(
-            f"{counts['layer']} layer errors, 0 read-only layer errors, {counts['image']} image errors, "
-            f"0 read-only image errors, {counts['container']} container errors",
-            err=True,
-        )
-    return FAILURE if report.findings or report.incomplete else 0
+        output.line(f"Deduplicated {shared} bytes")
+
+
+@command("config", count=(0, 1), usage="[FILE]")
+def config(session: Session, arguments: Sequence[str]) -> None:
+    """Show the configuration, or that of a file, as JSON."""
+    output.emit_json(session.configuration(arguments[0] if arguments else None))
+
+
+@command("unshare", count=(0, None), usage="[COMMAND...]")
+def unshare(session: Session, arguments: Sequence[str]) -> int:
+    """Run a command, or a shell, in a user namespace in which the caller is root."""
+    from lading.userns import run
+
+    _ = session.store  # a store that cannot be opened is told before anything runs
+    words = list(arguments) or [os.environ.get("SHELL") or "/bin/sh"]
+    sys.stdout.flush()
+    ended = run(words, os.environ)
+    for warning in ended.warnings:
+        output.line(f"warning: {warning}", err=True)
+    message = ended.words(words[0])
+    if message:
+        output.line(message, err=True)
+    return FAILURE if message else 0

@@ -33,6 +33,18 @@ class Settings:
     repack_share: float = 0.3  #: dead share from which gc rewrites a pack
     entries_max: int = 4_000_000  #: names in one layer tar
     size_max: int = 1 << 40  #: bytes of one layer tar, uncompressed
+    image_store: str = ""  #: root of a separate store for images and read-only layers; "" = all in one
+    additional_stores: tuple[str, ...] = ()  #: roots of stores to read from as well
+    layer_stores: tuple[str, ...] = ()  #: folders of layers by the digest of their table of contents: ``PATH[:ref]``
+    transient: bool = False  #: containers end with the run root
+    mount_options: tuple[str, ...] = ()  #: given to mounts that bring none of their own
+    ignore_chown_errors: bool = False  #: owners that a map has no place for are no error
+    disable_volatile: bool = False  #: sync volatile containers like others
+    driver_options: tuple[str, ...] = ()  #: as they were given, for ``status``
+    auto_userns_user: str = "containers"  #: whose sub-IDs automatic maps take
+    auto_userns_min_size: int = 1024  #: fewest IDs of an automatic map
+    auto_userns_max_size: int = 65536  #: most
+    pull_options: tuple[str, ...] = ()  #: ``KEY=VALUE`` for programs that fetch images
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,9 @@ def _settings(path: Path, values: Mapping[str, Any]) -> Settings:
         if key not in known:
             raise InvalidInput(f"configuration file {path}: unknown key {key!r}")
         wanted = type(getattr(Settings(), key))
+        if wanted is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
+            values = {**values, key: tuple(value)}
+            continue
         if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
             raise InvalidInput(f"configuration file {path}: {key} must be of type {wanted.__name__}")
     settings = replace(Settings(), **values)

@@ -117,6 +117,7 @@ class DuplicateID(AlreadyExists):
     """A record of the kind has this id."""
 
     text = "that ID is already in use"
+    existing: object = None  #: the record that has it, where it was looked up
 
 
 class DuplicateName(AlreadyExists):
@@ -153,6 +154,54 @@ class ImageUsedByContainer(InUse):
     """A container was made from the image."""
 
     text = "image is in use by a container"
+
+
+class StoreIsReadOnly(ReadOnly):
+    """The record is in a store that is only read from."""
+
+    text = "called a write method on a read-only store"
+
+
+class NotSupported(Unsupported):
+    """The driver has no such thing."""
+
+    text = "not supported"
+
+
+class LayerNotMounted(LadingError):
+    """The layer is not mounted."""
+
+    text = "layer is not mounted"
+
+
+class IncompleteOptions(InvalidInput):
+    """The settings do not say where the store is."""
+
+    text = "missing necessary StoreOptions"
+
+
+class ParentUnknown(NotFound):
+    """The record of a layer's parent is gone."""
+
+    text = "parent of layer not known"
+
+
+class LoadError(Corrupt):
+    """The store's records cannot be read."""
+
+    text = "error loading storage metadata"
+
+
+class DuplicateImageNames(Corrupt):
+    """Two images of a store that is only read have one name."""
+
+    text = "read-only image store assigns the same name to multiple images"
+
+
+class DuplicateLayerNames(Corrupt):
+    """Two layers of a store that is only read have one name."""
+
+    text = "read-only layer store assigns the same name to multiple layers"
 
 
 class InvalidBigDataName(InvalidInput):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from lading import flows
-from lading.collections import Containers, Images, Layers
 from lading.config import Settings
-from lading.values import Image, Record, RecordKind
+from lading.containers import Containers
+from lading.idmaps import NO_MAPS, Maps
+from lading.images import Images
+from lading.layers import Layers
+from lading.values import Container, Image, Layer, Record, RecordKind
 
 if TYPE_CHECKING:
     from lading.flows.accounting import Balance
@@ -19,6 +24,37 @@ if TYPE_CHECKING:
     from lading.flows.collect import GcPlan, GcReport
     from lading.flows.context import Context, Progress
     from lading.flows.mounting import CheckoutReport, Mounted
+
+
+_SHARED: Final[dict[tuple[str, str, str], Store]] = {}
+_SHARED_LOCK: Final = threading.Lock()
+
+
+class GraphDriver:
+    """The driver of a store. It may hold layers that no record names."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    @property
+    def name(self) -> str:
+        """ "overlay" or "vfs"."""
+        return self._context.driver
+
+    def layers(self) -> list[str]:
+        """Ids of all layers of the main store, recorded or not, sorted."""
+        return flows.driver.ids(self._context)
+
+    def create(self, id: str = "", *, parent: str = "") -> str:
+        """Make a layer without a record; one that is there stays as it is.
+
+        Returns:
+            Its id.
+
+        Raises:
+            NotFound: there is no such parent, whose id is taken literally.
+        """
+        return flows.driver.create(self._context, id, parent)
 
 
 class Store:
@@ -59,6 +95,29 @@ class Store:
         """
         return cls(flows.opening.open_context(Path(root), Path(run) if run else None, driver, settings or Settings()))
 
+    @classmethod
+    def shared(
+        cls, root: str | os.PathLike[str], *, run: str | os.PathLike[str] | None = None, driver: str = ""
+    ) -> Store:
+        """Open a store, or return the one this process has open by this call for the same roots and driver.
+
+        Concurrency: safe from several threads. The object lives until :meth:`free`.
+        """
+        key = (os.path.abspath(root), os.path.abspath(run) if run else "", driver)
+        with _SHARED_LOCK:
+            found = _SHARED.get(key)
+            if found is None:
+                found = _SHARED[key] = cls.open(root, run=run, driver=driver)
+            return found
+
+    def free(self) -> None:
+        """Close a store opened by :meth:`shared`, so that the next such call opens it anew. Twice is harmless."""
+        with _SHARED_LOCK:
+            for key, store in list(_SHARED.items()):
+                if store is self:
+                    del _SHARED[key]
+                    self.close()
+
     def close(self) -> None:
         """Close files and connections. Mounts stay."""
         self._context.close()
@@ -80,6 +139,48 @@ class Store:
     def run(self) -> Path:
         """Folder of what belongs to this boot."""
         return self._context.run
+
+    @property
+    def run_root(self) -> Path:
+        """The run root that was given: several stores may share one."""
+        return self._context.run_root
+
+    @property
+    def image_store(self) -> Path | None:
+        """Root of the split-off image store; None when images are in the store itself."""
+        return self._context.image_home.root if self._context.writable_stores > 1 else None
+
+    @property
+    def transient(self) -> bool:
+        """Whether new containers end with the run root."""
+        return self._context.settings.transient
+
+    @property
+    def driver_options(self) -> tuple[str, ...]:
+        """Driver options as they were given."""
+        return self._context.settings.driver_options
+
+    @property
+    def pull_options(self) -> dict[str, str]:
+        """Options for programs that fetch images, a copy."""
+        pairs = (option.partition("=") for option in self._context.settings.pull_options)
+        return {key: value for key, _, value in pairs}
+
+    @property
+    def default_maps(self) -> Maps:
+        """The store's own ID maps, for layers without parent: none."""
+        return NO_MAPS
+
+    @property
+    def graph_driver(self) -> GraphDriver:
+        """What shows layers: its name, and the layers as it keeps them, recorded or not."""
+        return GraphDriver(self._context)
+
+    def version(self) -> list[tuple[str, str]]:
+        """Describe the version, as pairs for people."""
+        import lading
+
+        return [("Version", lading.__version__)]
 
     @property
     def id(self) -> str:
@@ -135,17 +236,18 @@ class Store:
         """Delete a record of any kind (containers first, then images, then layers) without safety checks."""
         flows.records.delete(self._context, ref)
 
-    def mount(self, ref: str, *, label: str = "") -> Path:
+    def mount(self, ref: str, *, label: str = "", options: Sequence[str] = ()) -> Path:
         """Mount a layer or a container's layer, writable; each mount needs one unmount.
 
-        Returns:
-            Where the tree is seen.
-        """
-        return flows.mounting.mount(self._context, ref, label=label)
+        Args:
+            ref: the layer or container.
+            label: SELinux mount label; the layer's own when empty.
+            options: mount options; the container's own, else the configured ones, when there are none.
 
-    def mount_image(self, ref: str, *, label: str = "") -> Path:
-        """Mount an image's top layer, read-only."""
-        return flows.mounting.mount_image(self._context, ref, label=label)
+        Returns:
+            Where the tree is seen. What is mounted already is seen where it is, whatever the options.
+        """
+        return flows.mounting.mount(self._context, ref, label=label, options=options)
 
     def unmount(self, ref: str, *, force: bool = False) -> bool:
         """Give one mount back; ``force`` gives all back.
@@ -196,9 +298,56 @@ class Store:
         """Collect garbage: rows first, then bytes. ``dry_run`` reports exactly what the run would do."""
         return flows.collect.gc(self._context, dry_run=dry_run)
 
-    def check(self, *, content: bool = False) -> CheckReport:
-        """Look for damage: the catalog, the presence of packs, and with ``content`` every stored byte."""
-        return flows.checking.check(self._context, content=content)
+    def check(
+        self, *, content: bool = False, modifications: bool = True, max_age_ns: int = 24 * 3600 * 10**9
+    ) -> CheckReport:
+        """Look for damage: the catalog, the presence of packs, what was written over applied diffs.
+
+        Args:
+            content: read and hash every stored byte as well.
+            modifications: compare layers that were written to after a diff was applied with that diff.
+            max_age_ns: age from which a layer that nothing uses is an error.
+        """
+        return flows.checking.check(self._context, content=content, modifications=modifications, max_age_ns=max_age_ns)
+
+    def repair(self, report: CheckReport, *, containers_too: bool = False) -> list[str]:
+        """Remove the images and layers, and if told to the containers, that a check found damaged.
+
+        Returns:
+            A sentence for each removal that failed.
+        """
+        return flows.repair.repair(self._context, report, containers_too=containers_too)
+
+    def dedup(self, method: str = "crc") -> int:
+        """Tell how many bytes of files in images' layers are stored once for several files.
+
+        Nothing is left to be done: equal files are found when they come in.
+
+        Args:
+            method: "crc", "size" or "sha256"; accepted for scripts.
+        """
+        return flows.sharing.shared_bytes(self._context, method)
+
+    def copy(self, sources: Sequence[str], target: str, *, chown: tuple[int, int] | None = None) -> None:
+        """Copy files or folders into a layer, out of one, or between two.
+
+        Args:
+            sources: ``LAYER:/path``, or paths on this machine.
+            target: the same; the file to make, or the folder to merge into.
+            chown: owner and group to give everything, as the container knows them.
+        """
+        flows.copying.copy(self._context, sources, target, chown=chown)
+
+    def multi_list(
+        self, *, layers: bool = False, images: bool = False, containers: bool = False
+    ) -> tuple[list[Layer], list[Image], list[Container]]:
+        """List several kinds from one consistent snapshot; those not asked for are empty."""
+        wanted: dict[RecordKind, bool] = {"layer": layers, "image": images, "container": containers}
+        return flows.records.multi_list(self._context, [kind for kind, asked in wanted.items() if asked])
+
+    def digest_lock(self, digest: str) -> AbstractContextManager[None]:
+        """Hold a lock named by a digest, shared by all processes of this boot."""
+        return flows.upkeep.digest_lock(self._context, digest)
 
     def balance(self) -> Balance:
         """Account for every byte the store has on disk."""

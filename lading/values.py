@@ -185,6 +185,7 @@ class Layer:
     gidmap: tuple[IDMap, ...] = ()
     big_data_names: tuple[str, ...] = ()
     read_only: bool = False
+    origin: int = 0  #: which of the open store's parts holds the record; 0 is the main one. Not recorded.
     contents: tuple[str, ...] = ()  #: keys of the sealed contents, lowest first
     replay: str = ""  #: key of the content that ``diff`` gives back
     write_area: int = 0  #: number of the current write area below ``layers/ID/``
@@ -220,6 +221,7 @@ class Image:
     created_ns: int = 0
     flags: Mapping[str, Any] = field(default_factory=dict)
     read_only: bool = False
+    origin: int = 0  #: as in :class:`Layer`
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,7 +97,8 @@ def mount_overlay(
     source: str,
     read_only: bool,
     volatile: bool = False,
-    options: Mapping[str, str] | None = None,
+    options: Mapping[str, str | None] | None = None,
+    attributes: int = 0,
     abilities: MountAbilities,
 ) -> None:
     """Stack folders and show them at a mount point.
@@ -110,7 +111,8 @@ def mount_overlay(
         source: what the mount table shows as source.
         read_only: refuse writes although there may be an upper.
         volatile: skip syncing.
-        options: further overlay options.
+        options: further overlay options; None as value of a flag.
+        attributes: ``MOUNT_ATTR_`` bits of :func:`mount_options`.
         abilities: what works here.
 
     Raises:
@@ -123,16 +125,54 @@ def mount_overlay(
     if volatile and upper is not None:
         settings["volatile"] = None
     if abilities.new_mount_api and abilities.lowerdir_plus:
-        _mount_new(lowers, upper, work, target, source, read_only, settings)
+        _mount_new(lowers, upper, work, target, source, _attributes(attributes, read_only), settings)
     else:
-        _mount_old(lowers, upper, work, target, source, read_only, settings)
+        _mount_old(lowers, upper, work, target, source, _attributes(attributes, read_only), settings)
     if upper is not None and not read_only and os.statvfs(target).f_flag & os.ST_RDONLY:
         syscalls.umount2(os.fsencode(target), 0)
         raise Unsupported(f"overlay at {target} came out read-only: {upper} cannot be an upper directory")
 
 
+#: Options of a mount itself, as bits that fsmount and mount(2) happen to share for these.
+_ATTRIBUTES: Final = {
+    "ro": (syscalls.MOUNT_ATTR_RDONLY, True), "rw": (syscalls.MOUNT_ATTR_RDONLY, False),
+    "nosuid": (syscalls.MOUNT_ATTR_NOSUID, True), "suid": (syscalls.MOUNT_ATTR_NOSUID, False),
+    "nodev": (syscalls.MOUNT_ATTR_NODEV, True), "dev": (syscalls.MOUNT_ATTR_NODEV, False),
+    "noexec": (syscalls.MOUNT_ATTR_NOEXEC, True), "exec": (syscalls.MOUNT_ATTR_NOEXEC, False),
+}  # fmt: skip
+
+#: Options that we set ourselves; what they would choose otherwise is not open to choice.
+_OURS: Final = frozenset({"redirect_dir", "metacopy", "index", "lowerdir", "upperdir", "workdir", "volatile"})
+
+
+def mount_options(words: Sequence[str]) -> tuple[dict[str, str | None], int]:
+    """Sort mount options into those of overlay and those of the mount itself.
+
+    Args:
+        words: as in ``mountopt``: ``nodev``, ``xino=off``, ….
+
+    Returns:
+        Options for ``mount_overlay``, and the bits for its ``attributes``. Options that choose how overlay keeps
+        what is written are left out: see the module's first lines.
+    """
+    options: dict[str, str | None] = {}
+    bits = 0
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word in _ATTRIBUTES:
+            bit, on = _ATTRIBUTES[word]
+            bits = bits | bit if on else bits & ~bit
+        elif key and key not in _OURS:
+            options[key] = value if equals else None
+    return options, bits
+
+
+def _attributes(bits: int, read_only: bool) -> int:
+    return bits | (syscalls.MOUNT_ATTR_RDONLY if read_only else 0)
+
+
 def _mount_new(
-    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, read_only: bool,
+    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, attributes: int,
     settings: Mapping[str, str | None],
 ) -> None:  # fmt: skip
     descriptor = syscalls.fsopen(b"overlay")
@@ -149,7 +189,7 @@ def _mount_new(
             else:
                 syscalls.fsconfig_string(descriptor, key.encode(), value.encode())
         syscalls.fsconfig_create(descriptor)
-        mount = syscalls.fsmount(descriptor, syscalls.MOUNT_ATTR_RDONLY if read_only else 0)
+        mount = syscalls.fsmount(descriptor, attributes)
         try:
             syscalls.move_mount(mount, os.fsencode(target))
         finally:
@@ -177,7 +217,7 @@ def _meaning(error: OSError, target: Path, words: str) -> LadingError:
 
 
 def _mount_old(
-    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, read_only: bool,
+    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, attributes: int,
     settings: Mapping[str, str | None],
 ) -> None:  # fmt: skip
     """mount(2): lowerdirs go through short links of our own, since a page of options does not hold many paths."""
@@ -191,9 +231,7 @@ def _mount_old(
         if len(options) > _OPTIONS_MAX:
             raise Unsupported(f"overlay at {target}: {len(lowers)} layers are too many for mount(2) on this kernel")
         try:
-            syscalls.mount(
-                source.encode(), os.fsencode(target), b"overlay", syscalls.MS_RDONLY if read_only else 0, options
-            )
+            syscalls.mount(source.encode(), os.fsencode(target), b"overlay", attributes, options)
         except OSError as error:
             raise _meaning(error, target, "") from error
     finally:

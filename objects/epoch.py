@@ -23,8 +23,15 @@ _PREFIX: Final = "epoch."
 class Epochs:
     """The epochs of one store, as lock files ``epoch.N`` in its objects folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
+        """Use a folder.
+
+        Args:
+            folder: the store's objects folder.
+            create: make the first epoch when there is none; else nothing is ever made there.
+        """
         self._folder = folder
+        self._create = create
 
     def numbers(self) -> list[int]:
         """Epochs whose file is there, oldest first."""
@@ -58,9 +65,9 @@ class Epochs:
                 descriptor = os.open(self._path(number), flags)
             except FileNotFoundError:
                 try:
-                    descriptor = os.open(self._path(number), flags | os.O_CREAT, 0o600)
+                    descriptor = os.open(self._path(number), flags | (os.O_CREAT if self._create else 0), 0o600)
                 except OSError:
-                    if os.access(self._folder, os.W_OK):
+                    if self._create and os.access(self._folder, os.W_OK):
                         raise
                     # Nothing can be collected from a store that cannot be written: there is nothing to hold.
                     return number, os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)

@@ -22,6 +22,15 @@ if TYPE_CHECKING:
         containers as containers,
     )
     from lading.flows import (
+        copying as copying,
+    )
+    from lading.flows import (
+        directories as directories,
+    )
+    from lading.flows import (
+        driver as driver,
+    )
+    from lading.flows import (
         export as export,
     )
     from lading.flows import (
@@ -34,16 +43,31 @@ if TYPE_CHECKING:
         layers as layers,
     )
     from lading.flows import (
+        layerstore as layerstore,
+    )
+    from lading.flows import (
         mounting as mounting,
     )
     from lading.flows import (
         opening as opening,
     )
     from lading.flows import (
+        owners as owners,
+    )
+    from lading.flows import (
         records as records,
     )
     from lading.flows import (
+        repair as repair,
+    )
+    from lading.flows import (
         sealing as sealing,
+    )
+    from lading.flows import (
+        sharing as sharing,
+    )
+    from lading.flows import (
+        staging as staging,
     )
     from lading.flows import (
         upkeep as upkeep,

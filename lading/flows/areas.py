@@ -6,6 +6,7 @@ mount uses, is debris and may go at any time.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -15,12 +16,16 @@ from typing import Final
 from blake3 import blake3
 
 from lading.catalog import layers as catalog_layers
-from lading.errors import Full, LadingError
+from lading.errors import Full, InUse, LadingError
 from lading.flows.context import Context
+from lading.idmaps import NO_MAPS, Maps
 from lading.materialize.beneath import remove_tree
 from lading.materialize.mounttable import MountRecord, file_lock
-from lading.objects.durable import make_dir
-from lading.values import Layer
+from lading.objects.durable import make_dir, write_durably
+from lading.values import IDMap, Layer
+
+#: File beside an area's contents: the ID maps it is written under.
+_MAPS: Final = "maps.json"
 
 #: Lock files shared by all layers. They are never deleted, so their number must be bounded.
 LOCK_BUCKETS: Final = 256
@@ -73,6 +78,36 @@ def _current_number(context: Context, layer_id: str) -> int | None:
 def current(context: Context, layer: Layer) -> Path:
     """Path of a layer's current area, there or not."""
     return context.layout.write_area(layer.id, layer.write_area)
+
+
+def maps_of(area: Path) -> Maps:
+    """The ID maps that an area is written under: its files have host IDs."""
+    try:
+        values = json.loads((area / _MAPS).read_bytes())
+    except FileNotFoundError:
+        return NO_MAPS
+    return Maps(*(tuple(IDMap(*item) for item in values[kind]) for kind in ("uid", "gid")))
+
+
+def set_maps(context: Context, layer: Layer, area: Path, maps: Maps) -> None:
+    """Note the maps that an area is about to be written under.
+
+    Raises:
+        InUse: something was written to it under other maps.
+    """
+    known = maps_of(area)
+    if known == maps:
+        return
+    if any((area / name).is_dir() and any((area / name).iterdir()) for name in ("upper", "tree")):
+        raise InUse(f"layer {layer.id} was written to under other ID maps; seal it first")
+    for name in ("upper", "tree"):
+        if (area / name).is_dir():
+            discard(context, area / name)
+    values = {
+        kind: [[item.container_id, item.host_id, item.size] for item in ranges]
+        for kind, ranges in (("uid", maps.uid), ("gid", maps.gid))
+    }
+    write_durably(area / _MAPS, json.dumps(values).encode())
 
 
 def ensure(context: Context, layer: Layer) -> Path:

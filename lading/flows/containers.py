@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 
 from lading import trees
 from lading.catalog import containers as catalog_containers
+from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.catalog.database import Connection
-from lading.errors import ContainerUnknown, LayerUnknown, NotAContainer
-from lading.flows import areas, images, layers, reserve, sealing, views
+from lading.catalog.database import Connection, WriteTransaction
+from lading.errors import (
+    ContainerUnknown,
+    InvalidBigDataName,
+    InvalidInput,
+    LayerUnknown,
+    NotAContainer,
+    NotALayer,
+    NotSupported,
+)
+from lading.flows import (
+    areas,
+    automaps,
+    bigdata,
+    directories,
+    images,
+    layers,
+    reserve,
+    sealing,
+    stores,
+    transient,
+    views,
+)
 from lading.flows.accounting import files_below
 from lading.flows.context import Context
-from lading.flows.opening import make_private
 from lading.flows.records import check_id, check_names, check_text
-from lading.objects.durable import make_dir
-from lading.values import Container, IDMap, Layer
+from lading.idmaps import NO_REQUEST, MapRequest, Maps, refuse_overlaps
+from lading.values import Container, Image, Layer
 
 
 def list_all(context: Context) -> list[Container]:
@@ -53,52 +71,167 @@ def get(context: Context, ref: str) -> Container:
     return found
 
 
-def create(
-    context: Context,
-    image: str,
-    *,
-    id: str,
-    names: Sequence[str],
-    layer_id: str,
-    metadata: str,
-    volatile: bool,
-    uidmap: Sequence[IDMap],
-    gidmap: Sequence[IDMap],
-    flags: Mapping[str, object],
-) -> Container:
-    """Make a container and its writable layer in one commit."""
+@dataclass(frozen=True, slots=True)
+class NewContainer:
+    """What a caller says of a container to be made."""
+
+    image: str = ""
+    id: str = ""
+    names: Sequence[str] = ()
+    layer_id: str = ""
+    metadata: str = ""
+    volatile: bool = False
+    request: MapRequest = NO_REQUEST
+    mount_options: Sequence[str] = ()
+    storage_options: Mapping[str, str] = field(default_factory=dict)
+    flags: Mapping[str, object] = field(default_factory=dict)
+    big_data: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def by_layer(context: Context, ref: str) -> Container:
+    """Look up the container whose own layer this is.
+
+    Raises:
+        ContainerUnknown: it is no container's.
+    """
+    layer = stores.find_layer(context, ref)
+    with context.catalog.read() as conn:
+        found = catalog_containers.container_of_layer(conn, layer.id) if layer is not None else None
+        container = catalog_containers.get_container(conn, found) if found is not None else None
+    if container is None:
+        raise ContainerUnknown()
+    return container
+
+
+def create(context: Context, wanted: NewContainer) -> Container:
+    """Make a container and its writable layer in one commit, with whatever copy of the image's top layer its maps need."""
     context.need_writable()
-    fresh = Container(
-        check_id(id, "container"), names=check_names(names), metadata=check_text(metadata, "metadata"),
-        created_ns=time.time_ns(), uidmap=tuple(uidmap), gidmap=tuple(gidmap),
-        flags={"MountLabel": "", "ProcessLabel": "", **flags, **({"Volatile": True} if volatile else {})},
+    fresh = _described(context, wanted)
+    check_id(wanted.layer_id, "layer")
+    _refuse_storage_options(context, wanted.storage_options)
+    if "" in wanted.big_data:
+        raise InvalidBigDataName("can't set empty name for container big data item")
+    image = images.get(context, wanted.image) if wanted.image else None
+    top = _top_of(context, image)
+    with automaps.allotted(context, wanted.request, top) as request:
+        if context.settings.transient:
+            transient.claim(context)
+        with context.epochs.shared() as epoch:
+            items = bigdata.store_items(context, wanted.big_data, epoch)
+            with context.catalog.write("create-container") as tx:
+                container = _insert(context, tx, fresh, wanted.layer_id, image, top, request)
+                bigdata.put_items(tx, "container", container.id, items)
+                if context.settings.transient:
+                    transient.note(tx, container.id, container.layer)
+                made = catalog_containers.get_container(tx.conn, container.id)
+                assert made is not None
+                return made
+
+
+def _refuse_storage_options(context: Context, options: Mapping[str, str]) -> None:
+    """Refuse quotas: they need project quotas of XFS, which this version does not set.
+
+    Raises:
+        NotSupported: with what they would need.
+    """
+    if not options:
+        return
+    if context.driver == "vfs":
+        raise NotSupported("--storage-opt is not supported for vfs")
+    raise NotSupported("--storage-opt is supported only for overlay over xfs with 'pquota' mount option")
+
+
+def _described(context: Context, wanted: NewContainer) -> Container:
+    """Check what a caller says of a new container."""
+    flags = dict(wanted.flags)
+    if ("MountLabel" in flags) != ("ProcessLabel" in flags):
+        raise InvalidInput("ProcessLabel and Mountlabel must either not be specified or both specified")
+    flags = {"MountLabel": "", "ProcessLabel": "", **flags}
+    if wanted.mount_options:
+        flags["MountOpts"] = list(wanted.mount_options)
+    if wanted.volatile or context.settings.transient:
+        flags["Volatile"] = True
+    return Container(
+        check_id(wanted.id, "container"), names=check_names(wanted.names), metadata=check_text(wanted.metadata, "metadata"),
+        created_ns=time.time_ns(), flags=flags,
     )  # fmt: skip
-    check_id(layer_id, "layer")
-    if image:
-        _seal_top(context, images.get(context, image).layer)
-    with context.catalog.write("create-container") as tx:
-        base = images.get_in(tx.conn, image) if image else None
-        if base is not None and base.layer and catalog_layers.get_layer(tx.conn, base.layer) is None:
-            raise LayerUnknown()
-        layer = layers.insert(
-            tx, Layer(layer_id, created_ns=fresh.created_ns, uidmap=fresh.uidmap, gidmap=fresh.gidmap),
-            base.layer if base is not None else "",
-        )  # fmt: skip
-        container = replace(
-            fresh,
-            id=fresh.id or catalog_names.new_id(tx.conn, "container"),
-            image=base.id if base else "",
-            layer=layer.id,
-        )
-        catalog_containers.create_container(tx, container)
-        return container
 
 
-def _seal_top(context: Context, layer_id: str) -> None:
-    if layer_id:
-        layer = layers.find(context, layer_id)
-        if layer is not None:
-            sealing.seal_if_idle(context, layer)
+def _top_of(context: Context, image: Image | None) -> Layer | None:
+    """An image's top layer, sealed."""
+    if image is None or not image.layer:
+        return None
+    top = stores.layer_by_id(context, image.layer)
+    if top is None:
+        raise LayerUnknown()
+    if top.origin == 0:
+        sealing.seal_if_idle(context, top)
+    return top
+
+
+def _insert(
+    context: Context,
+    tx: WriteTransaction,
+    fresh: Container,
+    layer_id: str,
+    image: Image | None,
+    top: Layer | None,
+    request: MapRequest,
+) -> Container:
+    if image is not None:
+        present = stores.image_by_id(context, image.id)  # its copies may have become more since
+        if present is None:
+            raise images.unknown(image.id)
+        image = present
+    base = top
+    if image is not None and top is not None:
+        base = layer_for_maps(context, tx, image, top, request)
+    inherited = Maps(base.uidmap, base.gidmap) if base is not None else Maps()
+    maps = request.over(inherited)
+    refuse_overlaps(maps.uid)
+    refuse_overlaps(maps.gid)
+    layer = layers.insert(context, tx, Layer(layer_id, created_ns=fresh.created_ns), base, _exactly(maps))
+    container = replace(
+        fresh, id=fresh.id or catalog_names.new_id(tx.conn, "container"), image=image.id if image else "",
+        layer=layer.id, uidmap=maps.uid, gidmap=maps.gid,
+    )  # fmt: skip
+    catalog_containers.create_container(tx, container)
+    return container
+
+
+def _exactly(maps: Maps) -> MapRequest:
+    """A request for these maps and no inherited ones."""
+    return MapRequest(maps, host_uids=not maps.uid, host_gids=not maps.gid)
+
+
+def layer_for_maps(context: Context, tx: WriteTransaction, image: Image, top: Layer, request: MapRequest) -> Layer:
+    """The copy of an image's top layer to build on: one with the very maps wanted, made when there is none.
+
+    An image or a layer in a store that is only read gets no copies: the caller's own layer is shifted instead.
+    """
+    wanted = request.maps
+    for layer_id in (top.id, *image.mapped_layers):
+        layer = stores.layer_by_id(context, layer_id)
+        if layer is not None and _fits(context, layer, request):
+            return layer
+    if image.origin != 0 or top.origin != 0:
+        return top
+    present = catalog_layers.get_layer(tx.conn, top.id)
+    if present is None:
+        raise LayerUnknown()
+    fresh = layers.copied(Layer("", created_ns=time.time_ns(), mount_label=present.mount_label), present)
+    parent = stores.layer_by_id(context, present.parent) if present.parent else None
+    made = layers.insert(context, tx, fresh, parent, _exactly(wanted))
+    catalog_images.add_mapped_layer(tx, image.id, made.id)
+    return made
+
+
+def _fits(context: Context, layer: Layer, request: MapRequest) -> bool:
+    if context.shifts and not layer.uidmap and not layer.gidmap:
+        return True
+    if (request.host_uids and layer.uidmap) or (request.host_gids and layer.gidmap):
+        return False
+    return (layer.uidmap, layer.gidmap) == (request.maps.uid, request.maps.gid)
 
 
 def size(context: Context, ref: str) -> int:
@@ -108,19 +241,33 @@ def size(context: Context, ref: str) -> int:
         LayerUnknown: its layer is gone.
     """
     container = get(context, ref)
-    layer = layers.get(context, container.layer)
-    own = trees.diff_size(views.stack(context, layer, views.LiveFiles(context.reader)).changes())
+    layer = stores.layer_by_id(context, container.layer)
+    if layer is None:
+        raise LayerUnknown()
+    own = trees.diff_size(views.stack(context, layer, views.LiveFiles(context.objects)).changes())
     data = sum(item.size for item in container.big_data)
-    folders = (_directory(context, container.id), _run_directory(context, container.id))
+    folders = [directories.place(context, "container", container.id, run=run) for run in (False, True)]
     return own + data + sum(files_below(folder) for folder in folders)
 
 
-def delete(context: Context, ref: str) -> None:
-    """Delete a container, its layer and its directories."""
+def delete(context: Context, ref: str, *, with_layer: bool = False) -> None:
+    """Delete a container, its layer and its directories.
+
+    Args:
+        context: the store.
+        ref: the container.
+        with_layer: refuse when its layer is gone.
+
+    Raises:
+        NotAContainer: there is none.
+        NotALayer: its layer is gone.
+    """
     with context.catalog.read() as conn:
         container = find_in(conn, ref)
-    if container is None:
-        raise NotAContainer()
+        if container is None:
+            raise NotAContainer()
+        if with_layer and catalog_layers.get_layer(conn, container.layer) is None:
+            raise NotALayer()
     context.need_writable()
     found = container
     reserve.with_room(context, lambda: _delete(context, found))
@@ -132,34 +279,7 @@ def _delete(context: Context, container: Container) -> None:
         if present is None:
             raise NotAContainer()
         catalog_containers.delete_container(tx, present.id)
+        tx.conn.execute("DELETE FROM transient WHERE kind = 'container' AND record_id = ?", (present.id,))
         if catalog_layers.get_layer(tx.conn, present.layer) is not None:
-            catalog_layers.delete_layer(tx, present.layer)
-    for folder in (_directory(context, container.id).parent, _run_directory(context, container.id).parent):
-        if folder.is_dir():
-            areas.discard(context, folder) if folder.is_relative_to(context.root) else shutil.rmtree(folder)
-
-
-def _directory(context: Context, container_id: str) -> Path:
-    return context.layout.userdata("container", container_id)
-
-
-def _run_directory(context: Context, container_id: str) -> Path:
-    return context.run / "containers" / container_id / "userdata"
-
-
-def directory(context: Context, ref: str) -> Path:
-    """Return a container's persistent directory, making it when missing."""
-    folder = _directory(context, get(context, ref).id)
-    if not folder.is_dir():
-        context.need_writable()
-        for step in (folder.parent.parent, folder.parent, folder):
-            if not step.is_dir():
-                make_dir(step)
-    return folder
-
-
-def run_directory(context: Context, ref: str) -> Path:
-    """Return a container's directory of this boot, making it when missing."""
-    folder = _run_directory(context, get(context, ref).id)
-    make_private(folder)
-    return folder
+            layers.delete_rows(tx, present.layer)
+    directories.remove(context, "container", container.id)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from lading.catalog import content as catalog_content
 from lading.catalog.database import Catalog
@@ -19,10 +19,14 @@ from lading.objects.layout import Layout
 from lading.values import Location
 
 if TYPE_CHECKING:
+    from lading.flows.stores import Objects
     from lading.materialize.mounttable import MountTable
     from lading.materialize.probe import Abilities
     from lading.objects.reader import ObjectReader
     from lading.objects.writer import ObjectWriter
+
+#: Environment variable by which scripts make the overlay driver do without shifting.
+NO_SHIFTING: Final = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
 
 #: Called with the bytes or items done, and their total when it is known.
 Progress = Callable[[int, int | None], None]
@@ -40,6 +44,9 @@ class Context:
         settings: Settings,
         driver: str,
         writable: bool,
+        *,
+        image_store: Context | None = None,
+        additional: Sequence[Context] = (),
     ) -> None:
         self.root = root
         self.run_root = run_root
@@ -50,13 +57,41 @@ class Context:
         self.writable = writable
         self.layout = Layout(root)
         self.backend = FolderBackend(self.layout.packs)
-        self.epochs = Epochs(self.layout.objects)
+        self.epochs = Epochs(self.layout.objects, create=writable)
+        #: This store, then a split-off image store, then those that are only read. Records' ``origin`` counts here.
+        self.stores: tuple[Context, ...] = (self, *([image_store] if image_store else []), *additional)
+        #: How many of them, from the first, may be written to.
+        self.writable_stores = 2 if image_store else 1
         self._wanted_driver = driver
 
     @property
     def workers(self) -> int:
         """Threads for hashing and compressing."""
         return self.settings.workers or len(os.sched_getaffinity(0))
+
+    @property
+    def image_home(self) -> Context:
+        """Where new images, and layers that are made read-only, go."""
+        return self.stores[self.writable_stores - 1]
+
+    @property
+    def image_origins(self) -> tuple[int, ...]:
+        """Where images are looked for, in order: a split-off image store comes before the main one."""
+        others = range(self.writable_stores, len(self.stores))
+        return (1, 0, *others) if self.writable_stores == 2 else (0, *others)
+
+    @cached_property
+    def objects(self) -> Objects:
+        """The objects of all stores."""
+        from lading.flows.stores import Objects
+
+        return Objects(self.stores)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether owners are shifted when a layer is mounted, so that layers need no maps of their own."""
+        disabled = os.environ.get(NO_SHIFTING) == "yes"
+        return self.driver == "overlay" and os.geteuid() == 0 and not disabled
 
     @cached_property
     def driver(self) -> str:
@@ -129,6 +164,8 @@ class Context:
 
     def close(self) -> None:
         """Close files and connections."""
+        for part in self.stores[1:]:
+            part.close()
         if "reader" in self.__dict__:
             self.reader.close()
         self.backend.close()

@@ -14,7 +14,7 @@ from typing import Final
 from lading import trees
 from lading.catalog import content as catalog_content
 from lading.errors import Corrupt, LayerUnknown
-from lading.flows import layers, views
+from lading.flows import layers, stores, views
 from lading.flows.context import Context
 from lading.objects.recipe import Literal, Reference, read_recipe
 from lading.objects.streams import Hasher, compress_stream
@@ -51,7 +51,7 @@ def diff(context: Context, ref: str, against: str | None, *, compression: int | 
         InvalidInput: bzip2 or xz was asked for.
         Corrupt: from the iteration: stored bytes are damaged. It is raised by the last chunk at the latest.
     """
-    with context.epochs.shared():
+    with stores.epochs(context):
         layer = layers.get(context, ref)
         reference = _reference(context, layer, against)
         plain = _plain_diff(context, layer, reference)
@@ -71,8 +71,8 @@ def _reference(context: Context, layer: Layer, against: str | None) -> Layer | N
 
 def _plain_diff(context: Context, layer: Layer, reference: Layer | None) -> Iterator[bytes]:
     if reference is None and layer.replay:
-        return replay(context, layer.replay)
-    live = views.LiveFiles(context.reader)
+        return replay(stores.home(context, layer), layer.replay)
+    live = views.LiveFiles(context.objects)
     stack = views.stack(context, layer, live)
     if reference is None:
         entries = stack.changes()
@@ -160,7 +160,7 @@ def changes(context: Context, ref: str, against: str | None) -> list[Change]:
     """List what differs between a layer and its parent, or another layer."""
     layer = layers.get(context, ref)
     reference = _reference(context, layer, against)
-    live = views.LiveFiles(context.reader)
+    live = views.LiveFiles(context.objects)
     stack = views.stack(context, layer, live)
     if reference is None and context.driver == "overlay":
         return trees.changes_upper(stack.lower_tree(), stack.changes())
@@ -172,7 +172,7 @@ def diffsize(context: Context, ref: str, against: str | None) -> int:
     """Estimate the bytes of the files that differ; never the length of the tar."""
     layer = layers.get(context, ref)
     reference = _reference(context, layer, against)
-    live = views.LiveFiles(context.reader)
+    live = views.LiveFiles(context.objects)
     stack = views.stack(context, layer, live)
     if reference is None and context.driver == "overlay":
         return trees.diff_size(stack.changes())

@@ -11,8 +11,10 @@ from blake3 import blake3
 
 from lading import trees
 from lading.catalog import content as catalog_content
-from lading.flows import areas, views
+from lading.errors import InUse
+from lading.flows import areas, stores, views
 from lading.flows.context import Context
+from lading.idmaps import NO_MAPS, Maps
 from lading.materialize.farm import build_farm, find_farm
 from lading.values import Entry, Layer
 
@@ -21,80 +23,90 @@ from lading.values import Entry, Layer
 class _Step:
     """One lowerdir: a sealed content, or the live upper of a mounted ancestor."""
 
+    home: Context  #: the store that has it
     key: str
     live: Path | None = None
 
 
-def lowerdirs(context: Context, layer: Layer, *, maximum: int) -> list[Path]:
+def lowerdirs(context: Context, layer: Layer, *, maximum: int, maps: Maps = NO_MAPS) -> list[Path]:
     """Make the lowerdirs of a layer's mount, topmost first.
 
     Args:
         context: the store; the caller holds an epoch lock.
         layer: what is to be mounted.
         maximum: with more of them, all sealed contents are flattened into one.
+        maps: how owners are shown.
     """
     steps = _steps(context, layer)
     if len(steps) > maximum and all(step.live is None for step in steps):
-        return [_flattened(context, steps)]
-    return [_folder(context, step, steps[position + 1 :]) for position, step in enumerate(steps)]
+        return [_flattened(context, steps, maps)]
+    return [_folder(context, step, steps[position + 1 :], maps) for position, step in enumerate(steps)]
 
 
 def _steps(context: Context, layer: Layer) -> list[_Step]:
     """Order what a layer is made of, topmost first, down to what hides everything below."""
     steps: list[_Step] = []
-    with context.catalog.read() as conn:
-        for step in views.chain_of(context, layer):
-            if step.write_kind == "upper" and step.id != layer.id:
-                upper = areas.current(context, step) / "upper"
-                if upper.is_dir():
-                    steps.append(_Step("", upper))
+    for step in views.chain_of(context, layer):
+        home = stores.home(context, step)
+        if step.write_kind == "upper" and step.id != layer.id:
+            upper = areas.current(home, step) / "upper"
+            if upper.is_dir():
+                steps.append(_Step(home, "", upper))
+        with home.catalog.read() as conn:
             for key in reversed(step.contents):
-                steps.append(_Step(key))
+                steps.append(_Step(home, key))
                 if catalog_content.has_opaque_root(conn, key):
                     return steps
     return steps
 
 
-def _folder(context: Context, step: _Step, below: Sequence[_Step]) -> Path:
+def _folder(context: Context, step: _Step, below: Sequence[_Step], maps: Maps) -> Path:
     if step.live is not None:
+        if areas.maps_of(step.live.parent) != maps:
+            raise InUse(f"{step.live} is mounted for writing under other ID maps; unmount it first")
         return step.live
-    with context.catalog.read() as conn:
+    with step.home.catalog.read() as conn:
         implied = catalog_content.has_implied(conn, step.key)
     if not implied:
-        name = _name(step.key)
-        return find_farm(context.layout.cache, name) or _build(context, name, _entries(context, step.key))
-    entries, inherited = trees.inherit(_tree(context, below), _entries(context, step.key))
-    name = _name(step.key, inherited)
-    return find_farm(context.layout.cache, name) or _build(context, name, entries)
+        name = _name(step.key, *_digest(maps))
+        return find_farm(context.layout.cache, name) or _build(context, name, maps.shown(_entries(step)))
+    entries, inherited = trees.inherit(_tree(below), _entries(step))
+    name = _name(step.key, inherited, *_digest(maps))
+    return find_farm(context.layout.cache, name) or _build(context, name, maps.shown(entries))
 
 
-def _tree(context: Context, steps: Sequence[_Step]) -> dict[bytes, Entry]:
+def _digest(maps: Maps) -> list[str]:
+    """What tells trees shown under maps from those shown as they are."""
+    return [f"maps {maps.uid} {maps.gid}"] if maps else []
+
+
+def _tree(steps: Sequence[_Step]) -> dict[bytes, Entry]:
     """The full tree of some steps; live uppers are walked for their directories."""
     contents: list[Sequence[Entry]] = []
     for step in reversed(steps):
         if step.live is None:
-            contents.append(_entries(context, step.key))
+            contents.append(_entries(step))
         else:
             contents.append(views.walked(step.live))
     return {entry.path: entry for entry in trees.flatten(contents)}
 
 
-def _entries(context: Context, key: str) -> list[Entry]:
-    with context.catalog.read() as conn:
-        return catalog_content.entries(conn, key)
+def _entries(step: _Step) -> list[Entry]:
+    with step.home.catalog.read() as conn:
+        return catalog_content.entries(conn, step.key)
 
 
-def _flattened(context: Context, steps: Sequence[_Step]) -> Path:
+def _flattened(context: Context, steps: Sequence[_Step], maps: Maps) -> Path:
     """One farm of the full tree of many contents."""
-    name = _name("flat", *(step.key for step in steps))
+    name = _name("flat", *(step.key for step in steps), *_digest(maps))
     found = find_farm(context.layout.cache, name)
     if found is not None:
         return found
-    return _build(context, name, list(_tree(context, steps).values()))
+    return _build(context, name, maps.shown(_tree(steps).values()))
 
 
 def _build(context: Context, name: str, entries: Sequence[Entry]) -> Path:
-    info = build_farm(context.layout.cache, name, entries, context.reader, context.abilities)
+    info = build_farm(context.layout.cache, name, entries, context.objects, context.abilities)
     return info.path
 
 
@@ -123,17 +135,20 @@ def needed(context: Context, *, planned: bool) -> set[str]:
             " AND (EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = content.id)"
             " OR EXISTS (SELECT 1 FROM layer l WHERE l.replay_content_id = content.id))"
         )
-    with context.catalog.read() as conn:
-        live = {_name(row[0]) for row in conn.execute(query)}
+    live: set[str] = set()
+    for part in context.stores:
+        with part.catalog.read() as conn:
+            live.update(_name(row[0]) for row in conn.execute(query))
     mounted = any(record.source for record in context.mount_table.records())
     return {name for name in present(context) if name.partition("-")[0] in live or name.startswith("root-") or mounted}
 
 
-def empty_root(context: Context, layer: Layer) -> Path:
+def empty_root(context: Context, layer: Layer, maps: Maps = NO_MAPS) -> Path:
     """An empty folder that carries a layer's root attributes: the top of a read-only stack."""
-    folder = context.layout.trees / f"root-{layer.root_mode:04o}-{layer.root_uid}-{layer.root_gid}"
+    uid, gid = maps.to_host(layer.root_uid, layer.root_gid)
+    folder = context.layout.trees / f"root-{layer.root_mode:04o}-{uid}-{gid}"
     if not folder.is_dir():
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chown(folder, layer.root_uid, layer.root_gid)
+        os.chown(folder, uid, gid)
         os.chmod(folder, layer.root_mode)
     return folder

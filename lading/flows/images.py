@@ -2,44 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from lading import trees
-from lading.catalog import bigdata as catalog_bigdata
 from lading.catalog import containers as catalog_containers
-from lading.catalog import content as catalog_content
 from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.catalog.database import Connection
-from lading.errors import ImageUnknown, ImageUsedByContainer, InvalidBigDataName, LayerUnknown, NotAnImage
-from lading.flows import areas, layers, reserve, sealing, views
+from lading.errors import ImageUnknown, ImageUsedByContainer, InvalidBigDataName, InvalidInput, LayerUnknown, NotAnImage
+from lading.flows import areas, bigdata, layers, reserve, sealing, stores, views
 from lading.flows.context import Context
 from lading.flows.ingest import check_digest
 from lading.flows.records import check_id, check_names, check_text
-from lading.objects.digest import blake3_digest
-from lading.values import KIND_BIG_DATA, BigData, Image, Layer, printable
+from lading.values import Image, Layer, printable, unique
 
 
 def list_all(context: Context) -> list[Image]:
-    """List all images, oldest first."""
-    with context.catalog.read() as conn:
-        return catalog_images.list_images(conn)
+    """List all images, oldest first, those of other stores behind those of the first."""
+    found = []
+    for origin in context.image_origins:
+        with context.stores[origin].catalog.read() as conn:
+            found += [stores.marked_image(context, image, origin) for image in catalog_images.list_images(conn)]
+    return found
 
 
 def find(context: Context, ref: str) -> Image | None:
     """Look an image up; None when nothing answers."""
-    with context.catalog.read() as conn:
-        return find_in(conn, ref)
-
-
-def find_in(conn: Connection, ref: str) -> Image | None:
-    """Look an image up in a snapshot or transaction."""
-    found = catalog_names.resolve(conn, "image", ref)
-    return catalog_images.get_image(conn, found) if found is not None else None
+    return stores.find_image(context, ref)
 
 
 def get(context: Context, ref: str) -> Image:
@@ -48,86 +39,144 @@ def get(context: Context, ref: str) -> Image:
     Raises:
         ImageUnknown: nothing answers to the reference.
     """
-    with context.catalog.read() as conn:
-        return get_in(conn, ref)
-
-
-def get_in(conn: Connection, ref: str) -> Image:
-    """Look an image up in a snapshot or transaction, or raise ``ImageUnknown``."""
-    image = find_in(conn, ref)
+    image = stores.find_image(context, ref)
     if image is None:
-        raise ImageUnknown(f'locating image with ID "{printable(ref)}"')
+        raise unknown(ref)
     return image
 
 
-def by_digest(context: Context, digest: str) -> list[Image]:
-    """List the images that a digest finds."""
-    check_digest(digest)
-    with context.catalog.read() as conn:
-        return catalog_images.images_by_digest(conn, digest)
+def unknown(ref: str) -> ImageUnknown:
+    """The error for a reference that no image answers to."""
+    return ImageUnknown(f'locating image with ID "{printable(ref)}"')
 
 
-def create(
-    context: Context,
-    layer: str,
-    *,
-    id: str,
-    names: Sequence[str],
-    digest: str,
-    metadata: str,
-    big_data: Mapping[str, bytes],
-    created_ns: int | None,
-    flags: Mapping[str, object],
-) -> Image:
-    """Make an image with all its data in one commit."""
-    context.need_writable()
-    _check_digest(digest)
-    if "" in big_data:
+def by_digest(context: Context, digest: str, *, strict: bool) -> list[Image]:
+    """List the images that a digest finds. One that is malformed finds none, or is refused if ``strict``."""
+    try:
+        check_digest(digest or ":")
+    except InvalidInput:
+        if strict:
+            raise
+        return []
+    found = []
+    for origin in context.image_origins:
+        with context.stores[origin].catalog.read() as conn:
+            hits = catalog_images.images_by_digest(conn, digest)
+            found += [stores.marked_image(context, image, origin) for image in hits]
+    return found
+
+
+def by_top_layer(context: Context, ref: str) -> list[Image]:
+    """List the images whose top layer, or a mapped copy of it, a layer is."""
+    layer = layers.get(context, ref)
+    found = []
+    for origin in context.image_origins:
+        with context.stores[origin].catalog.read() as conn:
+            hits = [
+                catalog_images.get_image(conn, image_id) for image_id in catalog_layers.images_of_layer(conn, layer.id)
+            ]
+        found += [stores.marked_image(context, image, origin) for image in hits if image is not None]
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class NewImage:
+    """What a caller says of an image to be made."""
+
+    layer: str = ""
+    id: str = ""
+    names: Sequence[str] = ()
+    digest: str = ""
+    metadata: str = ""
+    big_data: Mapping[str, bytes] = field(default_factory=dict)
+    created_ns: int | None = None
+    flags: Mapping[str, object] = field(default_factory=dict)
+    names_history: Sequence[str] = ()
+
+
+def create(context: Context, wanted: NewImage) -> Image:
+    """Make an image with all its data in one commit.
+
+    An image of the same id in a store that is only read gives what the caller leaves open: metadata, dates,
+    digests, history and data.
+    """
+    target = context.image_home
+    target.need_writable()
+    _check_digest(wanted.digest)
+    if "" in wanted.big_data:
         raise InvalidBigDataName("can't set empty name for image big data item")
     fresh = Image(
-        check_id(id, "image"), digest=digest, names=check_names(names), metadata=check_text(metadata, "metadata"),
-        created_ns=time.time_ns() if created_ns is None else created_ns, flags=dict(flags),
+        check_id(wanted.id, "image"), digest=wanted.digest, names=check_names(wanted.names),
+        names_history=unique(wanted.names_history), metadata=check_text(wanted.metadata, "metadata"),
+        created_ns=time.time_ns() if wanted.created_ns is None else wanted.created_ns, flags=dict(wanted.flags),
     )  # fmt: skip
-    if layer:
-        sealing.seal_if_idle(context, layers.get(context, layer))
-    with context.epochs.shared() as epoch:
-        items = _store_items(context, big_data, epoch)
-        with context.catalog.write("create-image") as tx:
+    layer = layers.get(context, wanted.layer) if wanted.layer else None
+    if layer is not None and layer.origin == 0:
+        sealing.seal_if_idle(context, layer)
+    model = _beside(context, fresh.id)
+    if model is not None:
+        fresh = replace(
+            fresh, digest=fresh.digest or model.digest, metadata=fresh.metadata or model.metadata,
+            created_ns=model.created_ns if wanted.created_ns is None else wanted.created_ns,
+            names_history=unique([*fresh.names_history, *model.names_history]), flags={**model.flags, **fresh.flags},
+        )  # fmt: skip
+    with target.epochs.shared() as epoch:
+        items = []
+        if model is not None:
+            kept = [item for item in model.big_data if item.key not in wanted.big_data]
+            items = bigdata.copy_items(stores.home(context, model), target, kept, epoch)
+        items += bigdata.store_items(target, wanted.big_data, epoch)
+        with target.catalog.write("create-image") as tx:
+            if layer is not None and stores.layer_by_id(context, layer.id, layer.origin) is None:
+                raise LayerUnknown()
             image = replace(
-                fresh, id=fresh.id or catalog_names.new_id(tx.conn, "image"),
-                layer=layers.get_in(tx.conn, layer).id if layer else "",
-            )  # fmt: skip
+                fresh, id=fresh.id or catalog_names.new_id(tx.conn, "image"), layer=layer.id if layer else ""
+            )
             catalog_images.create_image(tx, image)
-            for item in items:
-                catalog_bigdata.put_big_data(tx, "image", image.id, item)
-            return get_in(tx.conn, image.id)
+            bigdata.put_items(tx, "image", image.id, items)
+            made = catalog_images.get_image(tx.conn, image.id)
+            assert made is not None
+            return stores.marked_image(context, made, context.stores.index(target))
+
+
+def _beside(context: Context, image_id: str) -> Image | None:
+    """The image of this id in a store that is only read; None when there is none, or it is in a writable one."""
+    if not image_id:
+        return None
+    found = stores.image_by_id(context, image_id)
+    return found if found is not None and found.read_only else None
+
+
+def pulled_up(context: Context, image_id: str) -> Image:
+    """Copy an image's record, names and data from a store that is only read, so that it can be changed.
+
+    Raises:
+        ImageUnknown: it is not there any more.
+    """
+    model = _beside(context, image_id)
+    if model is None:
+        raise unknown(image_id)
+    target = context.image_home
+    target.need_writable()
+    with target.epochs.shared() as epoch:
+        items = bigdata.copy_items(stores.home(context, model), target, model.big_data, epoch)
+        with target.catalog.write("pull-up") as tx:
+            catalog_images.create_image(tx, replace(model, names=(), mapped_layers=()))
+            bigdata.put_items(tx, "image", model.id, items)
+            catalog_names.set_names(tx, "image", model.id, model.names)
+            catalog_images.set_names_history(tx, model.id, model.names_history)
+    found = stores.image_by_id(context, image_id)
+    assert found is not None
+    return found
 
 
 def _check_digest(digest: str) -> None:
-    from lading.errors import InvalidInput
-
     try:
         check_digest(digest)
     except InvalidInput as error:
         raise InvalidInput(
             f'validating digests for new image: validating image digest "{printable(digest)}": {error}'
         ) from error
-
-
-def _store_items(context: Context, big_data: Mapping[str, bytes], epoch: int) -> list[BigData]:
-    """Store the bytes of big data items; the caller holds the epoch lock."""
-    if not big_data:
-        return []
-    with context.writer() as writer:
-        for data in big_data.values():
-            if data:
-                writer.put(data, KIND_BIG_DATA)
-        packs = writer.finish()
-    catalog_content.register_packs(context.catalog, packs, epoch)
-    return [
-        BigData(key, len(data), f"sha256:{hashlib.sha256(data).hexdigest()}", blake3_digest(data) if data else b"")
-        for key, data in big_data.items()
-    ]
 
 
 def size(context: Context, ref: str) -> int:
@@ -142,12 +191,10 @@ def size(context: Context, ref: str) -> int:
     for top in (image.layer, *image.mapped_layers):
         if not top:
             continue
-        with context.catalog.read() as conn:
-            layer = catalog_layers.get_layer(conn, top)
-            if layer is None:
-                raise LayerUnknown(f'locating layer with ID "{top}"')
-            steps = layers.chain(conn, layer)
-        for step in steps:
+        layer = stores.layer_by_id(context, top)
+        if layer is None:
+            raise LayerUnknown(f'locating layer with ID "{printable(top)}"')
+        for step in stores.chain(context, layer):
             if step.id not in seen:
                 seen.add(step.id)
                 total += layer_size(context, step)
@@ -158,22 +205,25 @@ def layer_size(context: Context, layer: Layer) -> int:
     """A layer's recorded diff size, else the bytes of its files."""
     if layer.diff_digest:
         return layer.diff_size
-    return trees.diff_size(views.stack(context, layer, views.LiveFiles(context.reader)).changes())
+    return trees.diff_size(views.stack(context, layer, views.LiveFiles(context.objects)).changes())
 
 
-def doomed_layers(conn: Connection, image: Image) -> list[str]:
+def doomed_layers(context: Context, image: Image) -> list[str]:
     """List the layers that go with an image: mapped copies, then the top and its ancestors.
 
-    It ends at the first one that a container, another image or a layer that stays still needs.
+    It ends at the first one that a container, another image or a layer that stays still needs, or that is in
+    a store that is only read.
     """
-    doomed = [layer_id for layer_id in image.mapped_layers if catalog_layers.get_layer(conn, layer_id)]
+    parts = context.stores[: context.writable_stores]
+    doomed = [layer_id for layer_id in image.mapped_layers if _deletable(context, layer_id)]
     layer_id = image.layer
-    while layer_id and (layer := catalog_layers.get_layer(conn, layer_id)) is not None:
-        needed = (
-            catalog_containers.container_of_layer(conn, layer_id) is not None
-            or any(user != image.id for user in catalog_layers.images_of_layer(conn, layer_id))
-            or any(child not in doomed for child in catalog_layers.children(conn, layer_id))
-        )
+    while layer_id and (layer := _deletable(context, layer_id)) is not None:
+        needed = False
+        for part in parts:
+            with part.catalog.read() as conn:
+                children, users, container = layers.users_of(conn, layer_id)
+            needed = needed or container is not None
+            needed = needed or any(user != image.id for user in users) or any(child not in doomed for child in children)
         if needed:
             break
         doomed.append(layer_id)
@@ -181,43 +231,65 @@ def doomed_layers(conn: Connection, image: Image) -> list[str]:
     return doomed
 
 
-def refuse_used(conn: Connection, image: Image) -> None:
+def _deletable(context: Context, layer_id: str) -> Layer | None:
+    layer = stores.layer_by_id(context, layer_id)
+    return layer if layer is not None and not layer.read_only else None
+
+
+def refuse_used(context: Context, image: Image) -> None:
     """Refuse to delete an image that a container was made from.
 
     Raises:
         ImageUsedByContainer: with the container's id.
     """
-    users = catalog_containers.containers_of_image(conn, image.id)
+    with context.catalog.read() as conn:
+        users = catalog_containers.containers_of_image(conn, image.id)
     if users:
         raise ImageUsedByContainer(f"image used by {users[0]}")
 
 
 def delete(context: Context, ref: str, *, dry_run: bool) -> list[str]:
     """Delete an image and the layers that only it needs."""
-    with context.catalog.read() as conn:
-        image = find_in(conn, ref)
-        if image is None:
-            raise NotAnImage()
-        refuse_used(conn, image)
-        doomed = doomed_layers(conn, image)
+    image = stores.find_image(context, ref, writable=True)
+    if image is None:
+        raise NotAnImage()
+    refuse_used(context, image)
+    doomed = doomed_layers(context, image)
     if dry_run:
         return doomed
     context.need_writable()
-    image_id = image.id
-    return reserve.with_room(context, lambda: _delete(context, image_id, doomed))
+    return reserve.with_room(context, lambda: _delete(context, image, doomed))
 
 
-def _delete(context: Context, image_id: str, doomed: Sequence[str]) -> list[str]:
-    """Delete an image and those of the layers that still nothing else needs."""
-    with areas.released(context, doomed), context.catalog.write("delete-image") as tx:
-        present = catalog_images.get_image(tx.conn, image_id)
-        if present is None:
-            raise NotAnImage()
-        refuse_used(tx.conn, present)
-        still = [layer_id for layer_id in doomed_layers(tx.conn, present) if layer_id in doomed]
-        catalog_images.delete_image(tx, present.id)
-        for layer_id in still:
-            catalog_layers.delete_layer(tx, layer_id)
+def _delete(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
+    """Delete an image and those of the layers that still nothing else needs, as far as may be in one commit."""
+    with areas.released(context, doomed):
+        if context.writable_stores > 1:
+            return _delete_apart(context, image, doomed)
+        with context.catalog.write("delete-image") as tx:
+            present = catalog_images.get_image(tx.conn, image.id)
+            if present is None:
+                raise NotAnImage()
+            refuse_used(context, present)
+            still = [layer_id for layer_id in doomed_layers(context, present) if layer_id in doomed]
+            catalog_images.delete_image(tx, present.id)
+            for layer_id in still:
+                layers.delete_rows(tx, layer_id)
+    return still
+
+
+def _delete_apart(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
+    """The same where records are in two stores: the image first, so that a kill leaves layers that nothing names."""
+    for part in context.stores[: context.writable_stores]:
+        with part.catalog.write("delete-image") as tx:
+            if catalog_images.get_image(tx.conn, image.id) is not None:
+                catalog_images.delete_image(tx, image.id)
+    still = [layer_id for layer_id in doomed_layers(context, image) if layer_id in doomed]
+    for layer_id in still:
+        for part in context.stores[: context.writable_stores]:
+            with part.catalog.write("delete-image") as tx:
+                if catalog_layers.get_layer(tx.conn, layer_id) is not None:
+                    layers.delete_rows(tx, layer_id)
     return still
 
 
@@ -228,5 +300,9 @@ def delete_record(context: Context, image_id: str) -> None:
 
 
 def _delete_record(context: Context, image_id: str) -> None:
-    with context.catalog.write("delete") as tx:
-        catalog_images.delete_image(tx, image_id)
+    for part in context.stores[: context.writable_stores]:
+        with part.catalog.read() as conn:
+            if catalog_images.get_image(conn, image_id) is None:
+                continue
+        with part.catalog.write("delete") as tx:
+            catalog_images.delete_image(tx, image_id)

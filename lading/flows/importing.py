@@ -155,13 +155,10 @@ def _store_layers(context: Context, source: _Source, made: list[str], progress: 
 def _store_layer(
     context: Context, blob: _Blob, digest: str, diff_id: str, parent: str, layer_id: str, progress: Progress | None
 ) -> Layer:
-    with context.catalog.read() as conn:
-        taken = layers.find_in(conn, layer_id) is not None
+    taken = layers.find(context, layer_id) is not None
+    wanted = layers.NewLayer(parent=parent, id="" if taken else layer_id, read_only=True)
     with blob.open() as stream:
-        layer = layers.import_layer(
-            context, stream, parent, id="" if taken else layer_id, names=(), label="", metadata="",
-            expected=digest or diff_id, progress=progress,
-        )  # fmt: skip
+        layer = layers.import_layer(context, stream, wanted, expected=digest or diff_id, progress=progress)
     if layer.diff_digest != diff_id:
         layers.delete_unchecked(context, layer.id)
         raise InvalidInput(f"layer {layer.diff_digest} is not the one the config lists: {diff_id}")
@@ -191,9 +188,9 @@ def _store_record(context: Context, source: _Source, top: str, names: Sequence[s
     }
     image_id = source.image_id
     images.create(
-        context, top, id=image_id, names=(), digest=manifest_digest, metadata="", big_data=data,
-        created_ns=_created(source.created), flags={},
-    )  # fmt: skip
+        context,
+        images.NewImage(top, id=image_id, digest=manifest_digest, big_data=data, created_ns=_created(source.created)),
+    )
     if chosen:
         records.add_names(context, image_id, chosen)
     return images.get(context, image_id)

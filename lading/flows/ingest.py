@@ -35,6 +35,7 @@ class Ingested:
     gids: tuple[int, ...]
     warnings: tuple[str, ...]
     content_id: int | None  #: rows waiting to become visible; None when the content was there
+    epoch: int  #: the epoch whose lock is held
 
     @property
     def key(self) -> str:
@@ -132,7 +133,7 @@ def _ingest(context: Context, source: InputStream, expected: str, epoch: int) ->
                 context, writer.finish(), epoch=epoch, diff_id=summary.diff_digest, size=summary.diff_size,
                 recipe=recipe, tar=tar, named=sink.digests,
             )  # fmt: skip
-    return Ingested(summary, tar.uids, tar.gids, tar.warnings, content_id)
+    return Ingested(summary, tar.uids, tar.gids, tar.warnings, content_id, epoch)
 
 
 def store_content(

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.catalog.database import Connection, WriteTransaction
 from lading.errors import (
+    DuplicateID,
+    InvalidBigDataName,
+    InvalidInput,
     LayerHasChildren,
     LayerUnknown,
     LayerUsedByContainer,
@@ -18,29 +23,44 @@ from lading.errors import (
     NotALayer,
     ParentIsContainer,
 )
-from lading.flows import areas, reserve, sealing
+from lading.flows import areas, bigdata, reserve, sealing, stores
 from lading.flows.context import Context, Progress
 from lading.flows.ingest import Ingested, ingesting
 from lading.flows.records import check_id, check_names, check_text
-from lading.values import IDMap, Layer, Readable
+from lading.idmaps import NO_MAPS, NO_REQUEST, MapRequest, Maps
+from lading.values import Layer, Readable
+
+
+@dataclass(frozen=True, slots=True)
+class NewLayer:
+    """What a caller says of a layer to be made."""
+
+    parent: str = ""
+    id: str = ""
+    names: Sequence[str] = ()
+    label: str = ""
+    metadata: str = ""
+    request: MapRequest = NO_REQUEST
+    read_only: bool = False
+    template: str = ""
+    original_digest: str = ""
+    original_size: int = 0
+    flags: Mapping[str, Any] = field(default_factory=dict)
+    big_data: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def list_all(context: Context) -> list[Layer]:
-    """List all layers, oldest first."""
-    with context.catalog.read() as conn:
-        return catalog_layers.list_layers(conn)
+    """List all layers, oldest first, those of other stores behind those of the main one."""
+    found = []
+    for origin, part in enumerate(context.stores):
+        with part.catalog.read() as conn:
+            found += [stores.marked_layer(context, layer, origin) for layer in catalog_layers.list_layers(conn)]
+    return found
 
 
 def find(context: Context, ref: str) -> Layer | None:
     """Look a layer up; None when nothing answers."""
-    with context.catalog.read() as conn:
-        return find_in(conn, ref)
-
-
-def find_in(conn: Connection, ref: str) -> Layer | None:
-    """Look a layer up in a snapshot or transaction."""
-    found = catalog_names.resolve(conn, "layer", ref)
-    return catalog_layers.get_layer(conn, found) if found is not None else None
+    return stores.find_layer(context, ref)
 
 
 def get(context: Context, ref: str) -> Layer:
@@ -49,111 +69,196 @@ def get(context: Context, ref: str) -> Layer:
     Raises:
         LayerUnknown: nothing answers to the reference.
     """
-    with context.catalog.read() as conn:
-        return get_in(conn, ref)
-
-
-def get_in(conn: Connection, ref: str) -> Layer:
-    """Look a layer up in a snapshot or transaction, or raise ``LayerUnknown``."""
-    layer = find_in(conn, ref)
+    layer = stores.find_layer(context, ref)
     if layer is None:
         raise LayerUnknown()
     return layer
 
 
-def chain(conn: Connection, layer: Layer) -> list[Layer]:
-    """List a layer and its ancestors, the layer first.
+def get_writable(context: Context, ref: str) -> Layer:
+    """Look a layer up among those that can be changed, or raise ``LayerUnknown``."""
+    layer = stores.find_layer(context, ref, writable=True)
+    if layer is None:
+        raise LayerUnknown()
+    return layer
+
+
+def by_digest(context: Context, column: catalog_layers.DigestColumn, digest: str) -> list[Layer]:
+    """List the layers that have a digest.
 
     Raises:
-        LayerUnknown: a parent's record is gone, or the parents run in a circle.
+        InvalidInput: the digest is malformed.
+        LayerUnknown: none has it.
     """
-    found = [layer]
-    seen = {layer.id}
-    while found[-1].parent:
-        parent = catalog_layers.get_layer(conn, found[-1].parent)
-        if parent is None or parent.id in seen:
-            raise LayerUnknown(f"parent {found[-1].parent} of layer {found[-1].id}")
-        seen.add(parent.id)
-        found.append(parent)
+    from lading.flows.ingest import check_digest
+
+    what = {"compressed_digest": "compressed layers", "diff_digest": "layers", "toc_digest": "TOC"}[column]
+    try:
+        check_digest(digest or ":")
+    except InvalidInput as error:
+        raise InvalidInput(f'looking for {what} matching digest "{digest}": {error}') from error
+    found = []
+    for origin, part in enumerate(context.stores):
+        with part.catalog.read() as conn:
+            hits = catalog_layers.layers_by_digest(conn, column, digest)
+            found += [stores.marked_layer(context, layer, origin) for layer in hits]
+    if not found:
+        raise LayerUnknown()
     return found
 
 
-def create(
-    context: Context,
-    parent: str,
-    *,
-    id: str,
-    names: Sequence[str],
-    label: str,
-    metadata: str,
-    uidmap: Sequence[IDMap],
-    gidmap: Sequence[IDMap],
-) -> Layer:
-    """Make an empty layer."""
-    context.need_writable()
-    fresh = _described(id=id, names=names, label=label, metadata=metadata, uidmap=uidmap, gidmap=gidmap)
-    if parent:
-        sealing.seal_if_idle(context, get(context, parent))
-    with context.catalog.write("create-layer") as tx:
-        return insert(tx, fresh, parent)
+def create(context: Context, wanted: NewLayer) -> Layer:
+    """Make an empty layer, or a copy of a template.
+
+    Raises:
+        DuplicateID: its ``existing`` is the layer that has the id.
+    """
+    target, fresh, parent = _prepared(context, wanted)
+    if wanted.template:
+        fresh = _like_template(context, wanted, fresh, parent, target)
+    with target.epochs.shared() as epoch:
+        items = bigdata.store_items(target, wanted.big_data, epoch)
+        with target.catalog.write("create-layer") as tx:
+            layer = insert(context, tx, fresh, parent, wanted.request)
+            bigdata.put_items(tx, "layer", layer.id, items)
+            return _as_seen(context, target, tx, layer.id)
 
 
-def _described(
-    *,
-    id: str,
-    names: Sequence[str],
-    label: str,
-    metadata: str,
-    uidmap: Sequence[IDMap] = (),
-    gidmap: Sequence[IDMap] = (),
-) -> Layer:
-    """Check what a caller says of a new layer."""
+def _prepared(context: Context, wanted: NewLayer) -> tuple[Context, Layer, Layer | None]:
+    """Check what a caller says of a new layer.
+
+    Returns:
+        The store it goes to, the layer without what the transaction gives it, and its parent.
+    """
+    target = context.image_home if wanted.read_only else context
+    target.need_writable()
+    if "" in wanted.big_data:
+        raise InvalidBigDataName("can't set empty name for layer big data item")
+    layer = fresh(wanted)
+    parent = get(context, wanted.parent) if wanted.parent else None
+    if parent is not None:
+        with context.catalog.read() as conn:
+            if catalog_containers.container_of_layer(conn, parent.id) is not None:
+                raise ParentIsContainer()
+    refuse_taken(context, layer)
+    if parent is not None and parent.origin == 0:
+        sealing.seal_if_idle(context, parent)
+    return target, layer, parent
+
+
+def fresh(wanted: NewLayer) -> Layer:
+    """Check what a caller says of a new layer itself."""
     return Layer(
-        check_id(id, "layer"), names=check_names(names), mount_label=check_text(label, "label"),
-        metadata=check_text(metadata, "metadata"), created_ns=time.time_ns(), uidmap=tuple(uidmap), gidmap=tuple(gidmap),
+        check_id(wanted.id, "layer"), names=check_names(wanted.names), mount_label=check_text(wanted.label, "label"),
+        metadata=check_text(wanted.metadata, "metadata"), created_ns=time.time_ns(), flags=dict(wanted.flags),
+        compressed_digest=wanted.original_digest, compressed_size=wanted.original_size,
     )  # fmt: skip
 
 
-def insert(tx: WriteTransaction, fresh: Layer, parent_ref: str) -> Layer:
-    """Insert a layer's record as part of a transaction; an empty id is drawn here."""
+def refuse_taken(context: Context, new: Layer) -> None:
+    """Refuse early what the commit would refuse after all the work: an id or a name that is taken."""
+    for origin, part in enumerate(context.stores[: context.writable_stores]):
+        with part.catalog.read() as conn:
+            try:
+                catalog_layers.check_new(conn, new)
+            except DuplicateID as error:
+                error.existing = stores.layer_at(context, conn, origin, new.id)
+                raise
+
+
+def _like_template(context: Context, wanted: NewLayer, fresh: Layer, parent: Layer | None, target: Context) -> Layer:
+    """Give a new layer what a template has; the two share a parent."""
+    template = get(context, wanted.template)
+    if stores.home(context, template) is not target:
+        raise InvalidInput(f"template layer {template.id} is in another store")
+    if template.parent != (parent.id if parent else ""):
+        raise InvalidInput(f"template layer {template.id} has another parent")
+    sealing.seal_if_idle(target, template)
+    return copied(fresh, get(context, template.id))
+
+
+def copied(fresh: Layer, template: Layer) -> Layer:
+    """A new layer with another's contents, digests and metadata."""
+    return replace(
+        fresh, metadata=fresh.metadata or template.metadata, compressed_digest=template.compressed_digest,
+        compressed_size=template.compressed_size, diff_digest=template.diff_digest, diff_size=template.diff_size,
+        toc_digest=template.toc_digest, compression=template.compression, uids=template.uids, gids=template.gids,
+        contents=template.contents, replay=template.replay,
+    )  # fmt: skip
+
+
+def insert(
+    context: Context,
+    tx: WriteTransaction,
+    fresh: Layer,
+    parent: Layer | None,
+    request: MapRequest,
+    *,
+    kind: str = "read-write",
+) -> Layer:
+    """Insert a layer's record as part of a transaction; an empty id is drawn here.
+
+    Args:
+        context: the store as a whole.
+        tx: the transaction, of the store that the layer goes to.
+        fresh: the layer without parent, maps and root.
+        parent: the layer below.
+        request: whose maps it wants.
+        kind: what it is called when its map has no place for root.
+
+    Raises:
+        DuplicateID, DuplicateName, LayerUnknown.
+        InvalidInput: the map has no host ID for the container's root.
+    """
     layer = fresh if fresh.id else replace(fresh, id=catalog_names.new_id(tx.conn, "layer"))
-    if parent_ref:
-        parent = get_in(tx.conn, parent_ref)
-        if catalog_containers.container_of_layer(tx.conn, parent.id) is not None:
-            raise ParentIsContainer()
+    inherited = Maps(parent.uidmap, parent.gidmap) if parent is not None else NO_MAPS
+    maps = NO_MAPS if context.shifts else request.over(inherited)
+    try:
+        _ = maps.root
+    except InvalidInput as error:
+        raise InvalidInput(f'creating {kind} layer with ID "{layer.id}": {error}') from error
+    layer = replace(layer, uidmap=maps.uid, gidmap=maps.gid)
+    if parent is not None:
+        present = stores.layer_by_id(context, parent.id, parent.origin)
+        if present is None:
+            raise LayerUnknown()
         layer = replace(
-            layer, parent=parent.id, root_mode=parent.root_mode, root_uid=parent.root_uid, root_gid=parent.root_gid
+            layer, parent=present.id, root_mode=present.root_mode, root_uid=present.root_uid, root_gid=present.root_gid
         )
     catalog_layers.create_layer(tx, layer)
     return layer
 
 
+def _as_seen(context: Context, target: Context, tx: WriteTransaction, layer_id: str) -> Layer:
+    layer = stores.layer_at(context, tx.conn, context.stores.index(target), layer_id)
+    assert layer is not None
+    return layer
+
+
 def import_layer(
-    context: Context,
-    stream: Readable,
-    parent: str,
-    *,
-    id: str,
-    names: Sequence[str],
-    label: str,
-    metadata: str,
-    expected: str,
-    progress: Progress | None,
+    context: Context, stream: Readable, wanted: NewLayer, *, expected: str = "", progress: Progress | None = None
 ) -> Layer:
     """Make a layer with a diff's content, all in one commit."""
-    context.need_writable()
-    fresh = _described(id=id, names=names, label=label, metadata=metadata)
-    with context.catalog.read() as conn:  # refuse early what the commit would refuse after all the work
-        catalog_layers.check_new(conn, fresh)
-    if parent:
-        sealing.seal_if_idle(context, get(context, parent))
-    with ingesting(context, stream, expected=expected, progress=progress) as diff:
-        with context.catalog.write("import-layer") as tx:
+    target, fresh, parent = _prepared(context, wanted)
+    with ingesting(target, stream, expected=expected, progress=progress) as diff:
+        items = bigdata.store_items(target, wanted.big_data, diff.epoch)
+        with target.catalog.write("import-layer") as tx:
             key = diff.commit(tx)
-            layer = insert(tx, fresh, parent)
+            layer = insert(
+                context, tx, fresh, parent, wanted.request, kind="read-only" if wanted.read_only else "read-write"
+            )
+            _refuse_unmapped(context, layer, diff)
             layer = replace(described_by(layer, diff), contents=(key,), replay=key)
+            if wanted.original_digest:
+                layer = replace(layer, compressed_digest=wanted.original_digest, compressed_size=wanted.original_size)
             catalog_layers.update_layer(tx, layer)
-            return layer
+            bigdata.put_items(tx, "layer", layer.id, items)
+            return _as_seen(context, target, tx, layer.id)
+
+
+def _refuse_unmapped(context: Context, layer: Layer, diff: Ingested) -> None:
+    if not context.settings.ignore_chown_errors:
+        Maps(layer.uidmap, layer.gidmap).refuse_unmapped(diff.uids, diff.gids)
 
 
 def described_by(layer: Layer, diff: Ingested) -> Layer:
@@ -174,14 +279,18 @@ def apply(context: Context, ref: str, stream: Readable, *, expected: str, progre
     """
     from lading.flows import mounting
 
-    layer = get(context, ref)
-    with ingesting(context, stream, expected=expected, progress=progress) as diff:
+    layer = get_writable(context, ref)
+    target = stores.home(context, layer)
+    with ingesting(target, stream, expected=expected, progress=progress) as diff:
+        _refuse_unmapped(context, layer, diff)
         while True:
             with mounting.held(context, layer.id) as mount:
                 if mount is None:
-                    sealing.seal_locked(context, layer.id)
-                with context.catalog.write("applydiff") as tx:
-                    current = get_in(tx.conn, layer.id)
+                    sealing.seal_locked(target, layer.id)
+                with target.catalog.write("applydiff") as tx:
+                    current = catalog_layers.get_layer(tx.conn, layer.id)
+                    if current is None:
+                        raise LayerUnknown()
                     if mount is None and current.write_kind:
                         continue  # written to since it was sealed: seal again first
                     key = diff.commit(tx)
@@ -190,7 +299,7 @@ def apply(context: Context, ref: str, stream: Readable, *, expected: str, progre
                     catalog_layers.update_layer(tx, updated)
                 if mount is not None:
                     mounting.unpack_onto(context, mount, key)
-                return updated
+                return stores.marked_layer(context, updated, layer.origin)
 
 
 def size(context: Context, ref: str) -> int:
@@ -199,43 +308,74 @@ def size(context: Context, ref: str) -> int:
     return layer.diff_size if layer.diff_digest or layer.toc_digest else -1
 
 
-def refuse_used(conn: Connection, layer_id: str) -> None:
+def refuse_used(context: Context, layer_id: str) -> None:
     """Refuse to delete a layer that another record needs.
 
     Raises:
         LayerHasChildren, LayerUsedByImage, LayerUsedByContainer: in this order of checks.
     """
-    children = catalog_layers.children(conn, layer_id)
-    if children:
-        raise LayerHasChildren(f"used by layer {children[0]}")
-    users = catalog_layers.top_of_images(conn, layer_id)
-    if users:
-        raise LayerUsedByImage(f"layer {layer_id} used by image {users[0]}")
-    container = catalog_containers.container_of_layer(conn, layer_id)
+    parts = context.stores[: context.writable_stores]
+    for part in parts:
+        with part.catalog.read() as conn:
+            children = catalog_layers.children(conn, layer_id)
+        if children:
+            raise LayerHasChildren(f"used by layer {children[0]}")
+    for part in parts:
+        with part.catalog.read() as conn:
+            users = catalog_layers.top_of_images(conn, layer_id)
+        if users:
+            raise LayerUsedByImage(f"layer {layer_id} used by image {users[0]}")
+    with context.catalog.read() as conn:
+        container = catalog_containers.container_of_layer(conn, layer_id)
     if container is not None:
         raise LayerUsedByContainer(f"layer {layer_id} used by container {container}")
 
 
 def delete(context: Context, ref: str) -> None:
     """Delete a layer that nothing uses, unmounting it first."""
-    with context.catalog.read() as conn:
-        layer = find_in(conn, ref)
-        if layer is None:
-            raise NotALayer()
-        refuse_used(conn, layer.id)
-    reserve.with_room(context, lambda: _delete(context, layer.id, checked=True))
+    layer = stores.find_layer(context, ref, writable=True)
+    if layer is None:
+        raise NotALayer()
+    refuse_used(context, layer.id)
+    reserve.with_room(context, lambda: _delete(context, layer, checked=True))
 
 
 def delete_unchecked(context: Context, layer_id: str) -> None:
-    """Delete a layer whatever uses it."""
-    reserve.with_room(context, lambda: _delete(context, layer_id, checked=False))
+    """Delete a layer whatever uses it.
+
+    Raises:
+        NotALayer: there is none of this id.
+    """
+    for origin, part in enumerate(context.stores[: context.writable_stores]):
+        with part.catalog.read() as conn:
+            layer = stores.layer_at(context, conn, origin, layer_id)
+        if layer is not None:
+            reserve.with_room(context, partial(_delete, context, layer, checked=False))
+            return
+    raise NotALayer()
 
 
-def _delete(context: Context, layer_id: str, *, checked: bool) -> None:
-    context.need_writable()
-    with areas.released(context, [layer_id]), context.catalog.write("delete-layer") as tx:
-        if catalog_layers.get_layer(tx.conn, layer_id) is None:
+def _delete(context: Context, layer: Layer, *, checked: bool) -> None:
+    target = stores.home(context, layer)
+    target.need_writable()
+    with areas.released(context, [layer.id]), target.catalog.write("delete-layer") as tx:
+        if catalog_layers.get_layer(tx.conn, layer.id) is None:
             raise NotALayer()
         if checked:
-            refuse_used(tx.conn, layer_id)
-        catalog_layers.delete_layer(tx, layer_id)
+            refuse_used(context, layer.id)
+        delete_rows(tx, layer.id)
+
+
+def delete_rows(tx: WriteTransaction, layer_id: str) -> None:
+    """Delete a layer's record as part of a transaction."""
+    catalog_layers.delete_layer(tx, layer_id)
+    tx.conn.execute("DELETE FROM transient WHERE kind = 'layer' AND record_id = ?", (layer_id,))
+
+
+def users_of(conn: Connection, layer_id: str) -> tuple[list[str], list[str], str | None]:
+    """Children, images (mapped copies counted) and container of a layer, within one store."""
+    return (
+        catalog_layers.children(conn, layer_id),
+        catalog_layers.images_of_layer(conn, layer_id),
+        catalog_containers.container_of_layer(conn, layer_id),
+    )

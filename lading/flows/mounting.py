@@ -17,10 +17,11 @@ from typing import Final
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.errors import ImageUnknown, InUse, LayerUnknown
-from lading.flows import areas, farms, images, layers, sealing, views
+from lading.errors import InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
+from lading.flows import areas, farms, images, sealing, stores, views
 from lading.flows.context import Context, Progress
 from lading.flows.ingest import entries_of
+from lading.idmaps import NO_MAPS, MapRequest, Maps
 from lading.materialize import mounts as kernel
 from lading.materialize.copy import copy_tree, write_stat_index
 from lading.materialize.mounttable import MountRecord
@@ -56,7 +57,7 @@ def _target(context: Context, ref: str) -> tuple[Layer, Container | None]:
     with context.catalog.read() as conn:
         found = catalog_names.resolve(conn, "container", ref)
         container = catalog_containers.get_container(conn, found) if found is not None else None
-        layer = layers.find_in(conn, ref) if container is None else catalog_layers.get_layer(conn, container.layer)
+    layer = stores.find_layer(context, ref) if container is None else stores.layer_by_id(context, container.layer)
     if layer is None:
         raise LayerUnknown()
     return layer, container
@@ -69,40 +70,105 @@ def held(context: Context, layer_id: str) -> Iterator[MountRecord | None]:
         yield context.mount_table.get(layer_id)
 
 
-def mount(context: Context, ref: str, *, label: str) -> Path:
-    """Mount a layer or a container's layer, writable."""
+@dataclass(frozen=True, slots=True)
+class MountWish:
+    """How a layer is to be shown."""
+
+    read_only: bool = False
+    volatile: bool = False
+    label: str = ""
+    options: tuple[str, ...] = ()
+    maps: Maps = NO_MAPS
+
+
+def mount(context: Context, ref: str, *, label: str, options: Sequence[str] = ()) -> Path:
+    """Mount a layer or a container's layer, writable; layers of a split-off image store read-only."""
     layer, container = _target(context, ref)
-    volatile = container is not None and bool(container.flags.get("Volatile"))
-    return _mount(context, layer.id, label or layer.mount_label, read_only=False, volatile=volatile)
+    if layer.read_only:
+        raise StoreIsReadOnly("mounting read/only store images is not allowed")
+    maps = Maps(layer.uidmap, layer.gidmap)
+    chosen = tuple(options)
+    volatile = False
+    if container is not None:
+        wanted = Maps(container.uidmap, container.gidmap)
+        if wanted != maps:
+            if not context.shifts:
+                raise InvalidInput(f"cannot mount layer {layer.id}: shifting not enabled")
+            maps = wanted
+        chosen = chosen or tuple(container.flags.get("MountOpts") or ())
+        volatile = bool(container.flags.get("Volatile")) and not context.settings.disable_volatile
+    wish = MountWish(
+        read_only=bool(layer.origin), volatile=volatile, label=label or layer.mount_label,
+        options=chosen or context.settings.mount_options, maps=maps,
+    )  # fmt: skip
+    return _mount(context, layer, wish)
 
 
-def mount_image(context: Context, ref: str, *, label: str) -> Path:
-    """Mount an image's top layer, read-only."""
+def maps_of(context: Context, layer: Layer) -> Maps:
+    """The maps that a layer is shown with: its container's, where owners are shifted at mount time."""
+    with context.catalog.read() as conn:
+        found = catalog_containers.container_of_layer(conn, layer.id)
+        container = catalog_containers.get_container(conn, found) if found is not None else None
+    if container is not None:
+        return Maps(container.uidmap, container.gidmap)
+    return Maps(layer.uidmap, layer.gidmap)
+
+
+def mount_image(context: Context, ref: str, *, label: str, options: Sequence[str] = ()) -> Path:
+    """Mount an image's top layer, read-only and with its owners as they are."""
+    if "rw" in options:
+        raise InvalidInput(' "rw" option not supported')
     image = images.get(context, ref)
+    layer = unmapped_top(context, image)
+    if layer.read_only and layer.uidmap:
+        raise InvalidInput("cannot create an image with canonical UID/GID mappings in a read-only store")
+    chosen = tuple(option for option in options if option != "ro") or context.settings.mount_options
+    return _mount(context, layer, MountWish(read_only=True, label=label, options=chosen))
+
+
+def unmapped_top(context: Context, image: Image) -> Layer:
+    """An image's top layer without ID maps: itself, or the copy that has none, made when it is missing."""
+    from lading.flows import containers
+
     if not image.layer:
         raise LayerUnknown(f"image {image.id} has no layer")
-    return _mount(context, image.layer, label, read_only=True, volatile=False)
+    top = stores.layer_by_id(context, image.layer)
+    if top is None:
+        raise LayerUnknown()
+    for layer_id in (top.id, *image.mapped_layers):
+        layer = stores.layer_by_id(context, layer_id)
+        if layer is not None and not layer.uidmap and not layer.gidmap:
+            return layer
+    if image.origin or top.origin:
+        return top
+    context.need_writable()
+    with context.catalog.write("mount") as tx:
+        made = containers.layer_for_maps(context, tx, image, top, MapRequest(host_uids=True, host_gids=True))
+    return made
 
 
-def _mount(context: Context, layer_id: str, label: str, *, read_only: bool, volatile: bool) -> Path:
-    _settle_ancestors(context, layer_id)
-    with held(context, layer_id) as record:
+def _mount(context: Context, wanted: Layer, wish: MountWish) -> Path:
+    _settle_ancestors(context, wanted)
+    with held(context, wanted.id) as record:
         if record is not None:
-            return context.mount_table.add(layer_id).path
+            return context.mount_table.add(wanted.id).path
         context.need_writable()
-        layer = layers.get(context, layer_id)
+        layer = stores.layer_by_id(context, wanted.id, wanted.origin)
+        if layer is None:
+            raise LayerUnknown()
         adopted = _clear_stray_mount(context, layer)
         if adopted is not None:
             return adopted
-        wanted = (
-            "" if read_only and context.driver == "overlay" else ("upper" if context.driver == "overlay" else "tree")
-        )
-        if layer.write_kind not in ("", wanted):
-            layer = sealing.seal_locked(context, layer_id)
-        with context.epochs.shared():
-            if context.driver == "vfs":
-                return _provide_tree(context, layer)
-            return _mount_overlay(context, layer, label, read_only=read_only, volatile=volatile)
+        if context.driver == "vfs" and any(option != "ro" for option in wish.options):
+            raise InvalidInput("vfs driver does not support mount options")
+        kind = "upper" if context.driver == "overlay" else "tree"
+        written = "" if wish.read_only and kind == "upper" else kind
+        if layer.write_kind not in ("", written) and not layer.origin:
+            layer = sealing.seal_locked(context, layer.id)
+        with stores.epochs(context):
+            if kind == "tree":
+                return _provide_tree(context, layer, wish)
+            return _mount_overlay(context, layer, wish)
 
 
 def _clear_stray_mount(context: Context, layer: Layer) -> Path | None:
@@ -118,37 +184,42 @@ def _clear_stray_mount(context: Context, layer: Layer) -> Path | None:
     return None
 
 
-def _settle_ancestors(context: Context, layer_id: str) -> None:
-    """Seal what nobody writes to any more below a layer; what is mounted stays live."""
-    for step in views.chain_of(context, layers.get(context, layer_id))[1:]:
-        sealing.seal_if_idle(context, step)
+def _settle_ancestors(context: Context, layer: Layer) -> None:
+    """Seal what nobody writes to any more below a layer; what is mounted, or in another store, stays live."""
+    for step in views.chain_of(context, layer)[1:]:
+        if not step.origin:
+            sealing.seal_if_idle(context, step)
 
 
-def _mount_overlay(context: Context, layer: Layer, label: str, *, read_only: bool, volatile: bool) -> Path:
+def _mount_overlay(context: Context, layer: Layer, wish: MountWish) -> Path:
     with cache_lock(context.layout.cache, wait_s=context.settings.wait_s):  # no farm goes before it is mounted
-        return _stack(context, layer, label, read_only=read_only, volatile=volatile)
+        return _stack(context, layer, wish)
 
 
-def _stack(context: Context, layer: Layer, label: str, *, read_only: bool, volatile: bool) -> Path:
-    lowers = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX)
+def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
+    lowers = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX, maps=wish.maps)
     used = [path for path in lowers if path.is_relative_to(context.layout.layers)]
     upper = work = None
-    if not read_only:
+    if not wish.read_only:
         area = areas.ensure(context, layer)
+        areas.set_maps(context, layer, area, wish.maps)
         upper, work = area / "upper", area / "work"
-        _prepare_upper(layer, upper)
+        _prepare_upper(layer, upper, wish.maps)
         _fresh_folder(context, work)
         used.append(area)
         _note_write_kind(context, layer, "upper")
-    if read_only or not lowers:
-        lowers = [farms.empty_root(context, layer), *lowers]
-    if read_only and len(lowers) < 2:
+    if wish.read_only or not lowers:
+        lowers = [farms.empty_root(context, layer, wish.maps), *lowers]
+    if wish.read_only and len(lowers) < 2:
         lowers.append(farms.empty_root(context, replace(layer, root_mode=0o700)))
     target = context.mount_table.mount_point(layer.id)
-    options = {"context": label} if label else {}
+    settings, attributes = kernel.mount_options(wish.options)
+    if wish.label:
+        settings["context"] = wish.label
     kernel.mount_overlay(
-        lowers, upper, work, target, source=f"lading:{layer.id}", read_only=read_only, volatile=volatile,
-        options=options, abilities=context.abilities,
+        lowers, upper, work, target, source=f"lading:{layer.id}", read_only=wish.read_only or "ro" in wish.options,
+        volatile=wish.volatile or "volatile" in wish.options, options=settings, attributes=attributes,
+        abilities=context.abilities,
     )  # fmt: skip
     areas_used = [_area_of(context, path) for path in used]
     return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=areas_used).path
@@ -160,13 +231,14 @@ def _area_of(context: Context, path: Path) -> Path:
     return context.layout.layers / layer_id / number
 
 
-def _prepare_upper(layer: Layer, upper: Path) -> None:
-    """Make an upper directory whose root has the layer's own attributes."""
-    if upper.is_dir():
-        return
-    make_dir(upper)
-    os.chown(upper, layer.root_uid, layer.root_gid)
-    os.chmod(upper, layer.root_mode)
+def _prepare_upper(layer: Layer, upper: Path, maps: Maps) -> None:
+    """Make an upper directory whose root has the layer's own attributes, and belongs to the container's root."""
+    if not upper.is_dir():
+        make_dir(upper)
+        os.chmod(upper, layer.root_mode)
+    mode = os.lstat(upper).st_mode & 0o7777
+    os.chown(upper, *maps.root)
+    os.chmod(upper, mode)  # a change of owner may take bits away
 
 
 def _fresh_folder(context: Context, folder: Path) -> None:
@@ -181,18 +253,23 @@ def _note_write_kind(context: Context, layer: Layer, kind: str) -> None:
     if layer.write_kind == kind:
         return
     with context.catalog.write("mount") as tx:
-        catalog_layers.update_layer(tx, replace(layers.get_in(tx.conn, layer.id), write_kind=kind))
+        present = catalog_layers.get_layer(tx.conn, layer.id)
+        if present is None:
+            raise LayerUnknown()
+        catalog_layers.update_layer(tx, replace(present, write_kind=kind))
 
 
-def _provide_tree(context: Context, layer: Layer) -> Path:
+def _provide_tree(context: Context, layer: Layer, wish: MountWish) -> Path:
     """Give a layer a writable tree of its own, or the one it has."""
     area = areas.ensure(context, layer)
+    areas.set_maps(context, layer, area, wish.maps)
     tree = area / "tree"
     if layer.write_kind != "tree":
         if tree.is_dir():
             areas.discard(context, tree)
-        stack = views.stack(context, layer, live := views.LiveFiles(context.reader))
-        report = copy_tree(tree, with_root(layer, stack.tree()), live, as_root=os.geteuid() == 0)
+        stack = views.stack(context, layer, live := views.LiveFiles(context.objects))
+        entries = wish.maps.shown(with_root(layer, stack.tree()))
+        report = copy_tree(tree, entries, live, as_root=os.geteuid() == 0)
         write_stat_index(area / "index", report.index)
         _note_write_kind(context, layer, "tree")
     return context.mount_table.put(layer.id, tree, source="", areas=[area]).path
@@ -212,8 +289,10 @@ def with_root(layer: Layer, tree: dict[bytes, Entry]) -> list[Entry]:
 def unmount(context: Context, ref: str, *, force: bool) -> bool:
     """Give one mount back, or all."""
     layer = _unmountable(context, ref)
-    if layer is None:
-        return True
+    return True if layer is None else _unmount(context, layer, force=force)
+
+
+def _unmount(context: Context, layer: Layer, *, force: bool) -> bool:
     with held(context, layer.id) as record:
         if record is not None and record.count > 1 and not force:
             context.mount_table.drop(layer.id)
@@ -222,9 +301,16 @@ def unmount(context: Context, ref: str, *, force: bool) -> bool:
         with context.catalog.read() as conn:
             present = catalog_layers.get_layer(conn, layer.id)
             built_upon = bool(catalog_layers.children(conn, layer.id) or catalog_layers.images_of_layer(conn, layer.id))
-        if present is not None and built_upon and context.writable:
+        if present is not None and built_upon and context.writable and not layer.origin:
             sealing.seal_locked(context, layer.id)
         return True
+
+
+def unmount_image(context: Context, ref: str, *, force: bool) -> bool:
+    """Give one mount of an image back, or all."""
+    image = images.get(context, ref)
+    layer = _layer_shown_for(context, image)
+    return True if layer is None else _unmount(context, layer, force=force)
 
 
 def _unmountable(context: Context, ref: str) -> Layer | None:
@@ -232,11 +318,23 @@ def _unmountable(context: Context, ref: str) -> Layer | None:
     try:
         return _target(context, ref)[0]
     except LayerUnknown:
-        try:
-            image: Image = images.get(context, ref)
-        except ImageUnknown:
-            raise LayerUnknown() from None
-    return layers.find(context, image.layer) if image.layer else None
+        image = images.find(context, ref)
+        if image is None:
+            raise
+    return _layer_shown_for(context, image)
+
+
+def _layer_shown_for(context: Context, image: Image) -> Layer | None:
+    """The layer by which an image is mounted: the first copy without maps, else the top layer itself."""
+    return next(
+        (
+            layer
+            for layer_id in (*image.mapped_layers, image.layer)
+            if (layer := stores.layer_by_id(context, layer_id)) is not None
+            and (layer_id == image.layer or not (layer.uidmap or layer.gidmap))
+        ),
+        None,
+    )
 
 
 def _detach(context: Context, layer_id: str, record: MountRecord | None) -> None:
@@ -281,8 +379,8 @@ def mounts(context: Context) -> list[Mounted]:
 def checkout(context: Context, ref: str, destination: Path, *, progress: Progress | None) -> CheckoutReport:
     """Write a layer's whole tree into a new folder."""
     layer = _layer_of_any(context, ref)
-    with context.epochs.shared():
-        live = views.LiveFiles(context.reader)
+    with stores.epochs(context):
+        live = views.LiveFiles(context.objects)
         tree = with_root(layer, views.stack(context, layer, live).tree())
         report = copy_tree(destination, tree, live, as_root=os.geteuid() == 0, progress=progress)
     return CheckoutReport(destination, report.files, report.bytes, tuple(report.warnings))
@@ -298,7 +396,10 @@ def _layer_of_any(context: Context, ref: str) -> Layer:
             raise
         if not image.layer:
             raise LayerUnknown(f"image {image.id} has no layer") from None
-        return layers.get(context, image.layer)
+        found = stores.layer_by_id(context, image.layer)
+        if found is None:
+            raise
+        return found
 
 
 def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
@@ -306,4 +407,5 @@ def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
     from lading.materialize.unpack import unpack
 
     entries: Sequence[Entry] = entries_of(context, key)
-    unpack(record.path, entries, context.reader)
+    maps = areas.maps_of(record.areas[-1]) if record.areas else NO_MAPS
+    unpack(record.path, maps.shown(entries), context.reader)

@@ -6,6 +6,8 @@ import errno
 import json
 import os
 import stat
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,11 +15,11 @@ from lading import config
 from lading.catalog.database import Catalog
 from lading.config import Settings
 from lading.errors import Corrupt, InvalidInput, LadingError, ReadOnly, Unsupported
-from lading.flows import reserve
+from lading.flows import reserve, transient
 from lading.flows.context import Context
 from lading.objects.durable import make_dir, write_durably
 from lading.objects.layout import Layout
-from lading.values import printable
+from lading.values import printable, unique
 
 #: Version of the on-disk format as a whole. A store with a higher one is not opened.
 FORMAT_VERSION: Final = 1
@@ -44,9 +46,40 @@ def open_context(root: Path, run: Path | None, driver: str, settings: Settings) 
     """
     driver = driver or settings.driver
     if driver not in ("", *config.DRIVERS):
-        raise InvalidInput(f"storage driver {printable(driver)!s}: driver not supported")
+        raise InvalidInput(f"failed to GetDriver graph {printable(driver)} {root}: driver not supported")
     root = Path(os.path.abspath(root))
     run_root = Path(os.path.abspath(run or config.default_roots(os.environ, os.geteuid())[1]))
+    image_root = Path(os.path.abspath(settings.image_store)) if settings.image_store else None
+    if image_root == root:
+        raise InvalidInput(f"imagestore {image_root} must either be not set or be a different than graphroot")
+    with ExitStack() as opened:
+        image_store = None
+        if image_root is not None:
+            image_store = _open_one(image_root, run_root, driver, settings)
+            opened.callback(image_store.close)
+        additional = []
+        for path in unique(settings.additional_stores):
+            if Path(path) in (root, image_root):
+                continue
+            found = _open_beside(Path(os.path.abspath(path)), run_root, driver, settings)
+            if found is not None:
+                opened.callback(found.close)
+                additional.append(found)
+        context = _open_one(root, run_root, driver, settings, image_store, additional)
+        opened.pop_all()
+    transient.forget_lost(context)
+    return context
+
+
+def _open_one(
+    root: Path,
+    run_root: Path,
+    driver: str,
+    settings: Settings,
+    image_store: Context | None = None,
+    additional: Sequence[Context] = (),
+) -> Context:
+    """Open a store that may be written to, making it when there is none."""
     layout = Layout(root)
     marker = _read_marker(layout)
     if marker is None:
@@ -60,7 +93,23 @@ def open_context(root: Path, run: Path | None, driver: str, settings: Settings) 
         layout.catalog_db, layout.journal, layout.writer_lock, create=writable, read_only=not writable,
         wait_s=settings.wait_s,
     )  # fmt: skip
-    return Context(root, run_root, str(marker["id"]), catalog, settings, driver, writable)
+    return Context(
+        root, run_root, str(marker["id"]), catalog, settings, driver, writable, image_store=image_store, additional=additional
+    )  # fmt: skip
+
+
+def _open_beside(root: Path, run_root: Path, driver: str, settings: Settings) -> Context | None:
+    """Open a store to read from it, writing nothing there; None when the folder holds no store yet."""
+    layout = Layout(root)
+    marker = _read_marker(layout)
+    if marker is None:
+        _refuse_foreign(root)
+        return None
+    _check_format(marker, root)
+    catalog = Catalog.open(
+        layout.catalog_db, layout.journal, layout.writer_lock, read_only=True, wait_s=settings.wait_s
+    )
+    return Context(root, run_root, str(marker["id"]), catalog, settings, driver, False)
 
 
 def _read_marker(layout: Layout) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 from lading.catalog import containers as catalog_containers
@@ -12,49 +13,63 @@ from lading.catalog import names as catalog_names
 from lading.catalog import sql as catalog_sql
 from lading.catalog.database import Connection
 from lading.errors import InvalidInput, LayerUnknown, NotAnID
+from lading.flows import stores
 from lading.flows.context import Context
-from lading.values import RECORD_KINDS, Record, RecordKind, check_record_id, printable, unique
+from lading.values import RECORD_KINDS, Container, Image, Layer, Record, RecordKind, check_record_id, printable, unique
 
 
-def find_any(conn: Connection, ref: str, order: Sequence[RecordKind] = RECORD_KINDS) -> tuple[RecordKind, str] | None:
-    """Resolve a reference over several kinds, the first kind that knows it wins."""
-    for kind in order:
-        found = catalog_names.resolve(conn, kind, ref)
-        if found is not None:
-            return kind, found
-    return None
+def fetch(context: Context, kind: RecordKind, origin: int, record_id: str) -> Record:
+    """Read a record that was found.
 
-
-def fetch(conn: Connection, kind: RecordKind, record_id: str) -> Record:
-    """Read a record that is known to exist in this snapshot."""
-    record: Record | None
-    match kind:
-        case "layer":
-            record = catalog_layers.get_layer(conn, record_id)
-        case "image":
-            record = catalog_images.get_image(conn, record_id)
-        case "container":
-            record = catalog_containers.get_container(conn, record_id)
+    Raises:
+        NotAnID: it is gone meanwhile.
+    """
+    with context.stores[origin].catalog.read() as conn:
+        record = fetch_in(conn, kind, record_id)
     if record is None:
         raise NotAnID(printable(record_id))
+    match record:
+        case Layer():
+            return stores.marked_layer(context, record, origin)
+        case Image():
+            return stores.marked_image(context, record, origin)
     return record
+
+
+def fetch_in(conn: Connection, kind: RecordKind, record_id: str) -> Record | None:
+    """Read a record of one store."""
+    match kind:
+        case "layer":
+            return catalog_layers.get_layer(conn, record_id)
+        case "image":
+            return catalog_images.get_image(conn, record_id)
+        case "container":
+            return catalog_containers.get_container(conn, record_id)
 
 
 def lookup(context: Context, ref: str) -> Record:
     """Find a record of any kind."""
-    with context.catalog.read() as conn:
-        found = find_any(conn, ref)
-        if found is None:
-            raise LayerUnknown()
-        return fetch(conn, *found)
+    found = stores.find_any(context, ref, RECORD_KINDS)
+    if found is None:
+        raise LayerUnknown()
+    return fetch(context, *found)
 
 
 def exists(context: Context, ref: str, kinds: Collection[RecordKind]) -> bool:
     """Tell whether a reference is known, in each of the kinds, or in any when none is given."""
-    with context.catalog.read() as conn:
-        if not kinds:
-            return find_any(conn, ref) is not None
-        return all(catalog_names.resolve(conn, kind, ref) is not None for kind in kinds)
+    if not kinds:
+        return stores.find_any(context, ref, RECORD_KINDS) is not None
+    return all(_exists(context, ref, kind) for kind in kinds)
+
+
+def _exists(context: Context, ref: str, kind: RecordKind) -> bool:
+    match kind:
+        case "layer":
+            return stores.find_layer(context, ref) is not None
+        case "image":
+            return stores.find_image(context, ref) is not None
+        case "container":
+            return stores.find_any(context, ref, (kind,)) is not None
 
 
 def names(context: Context, ref: str) -> tuple[str, ...]:
@@ -110,53 +125,90 @@ def remove_names(context: Context, ref: str, values: Sequence[str]) -> tuple[str
     return _update_names(context, ref, "remove-names", lambda old: tuple(name for name in old if name not in gone))
 
 
-def _update_names(context: Context, ref: str, verb: str, change: Any) -> tuple[str, ...]:
+def _update_names(
+    context: Context, ref: str, verb: str, change: Callable[[Sequence[str]], tuple[str, ...]]
+) -> tuple[str, ...]:
     context.need_writable()
-    with context.catalog.write(verb) as tx:
-        found = find_any(tx.conn, ref)
-        if found is None:
+    found = stores.find_any(context, ref, RECORD_KINDS)
+    if found is None:
+        raise LayerUnknown()
+    kind, origin, record_id = found
+    if origin >= context.writable_stores:
+        if kind != "image":
             raise LayerUnknown()
-        kind, record_id = found
-        result: tuple[str, ...] = change(fetch(tx.conn, kind, record_id).names)
+        from lading.flows import images
+
+        origin = images.pulled_up(context, record_id).origin
+    with context.stores[origin].catalog.write(verb) as tx:
+        record = fetch_in(tx.conn, kind, record_id)
+        if record is None:
+            raise LayerUnknown()
+        result = change(record.names)
         catalog_names.set_names(tx, kind, record_id, result)
         return result
 
 
 def metadata(context: Context, ref: str) -> str:
     """Return a record's metadata text."""
-    with context.catalog.read() as conn:
-        found = find_any(conn, ref)
-        if found is None:
-            raise NotAnID()
-        return fetch(conn, *found).metadata
+    found = stores.find_any(context, ref, RECORD_KINDS)
+    if found is None:
+        raise NotAnID()
+    return fetch(context, *found).metadata
 
 
 def set_metadata(context: Context, ref: str, text: str) -> None:
     """Replace a record's metadata text."""
     context.need_writable()
     check_text(text, "metadata")
-    with context.catalog.write("set-metadata") as tx:
-        found = find_any(tx.conn, ref)
-        if found is None:
+    found = _find_writable(context, ref, RECORD_KINDS)
+    if found is None:
+        raise NotAnID()
+    kind, origin, record_id = found
+    with context.stores[origin].catalog.write("set-metadata") as tx:
+        if fetch_in(tx.conn, kind, record_id) is None:
             raise NotAnID()
-        catalog_names.set_metadata(tx, *found, text)
+        catalog_names.set_metadata(tx, kind, record_id, text)
+
+
+def _find_writable(context: Context, ref: str, order: Sequence[RecordKind]) -> tuple[RecordKind, int, str] | None:
+    """Resolve a reference over several kinds, in the stores that may be written to."""
+    for kind in order:
+        for origin in range(context.writable_stores):
+            with context.stores[origin].catalog.read() as conn:
+                found = catalog_names.resolve(conn, kind, ref)
+            if found is not None:
+                return kind, origin, found
+    return None
 
 
 def delete(context: Context, ref: str) -> None:
     """Delete a record of any kind without asking who uses it."""
     from lading.flows import containers, images, layers
 
-    with context.catalog.read() as conn:
-        found = find_any(conn, ref, ("container", "image", "layer"))
+    found = _find_writable(context, ref, ("container", "image", "layer"))
     if found is None:
         raise LayerUnknown()
     match found:
-        case ("container", record_id):
-            containers.delete(context, record_id)
-        case ("image", record_id):
+        case ("container", _, record_id):
+            containers.delete(context, record_id, with_layer=True)
+        case ("image", _, record_id):
             images.delete_record(context, record_id)
-        case (_, record_id):
+        case (_, _, record_id):
             layers.delete_unchecked(context, record_id)
+
+
+def multi_list(context: Context, kinds: Collection[RecordKind]) -> tuple[list[Layer], list[Image], list[Container]]:
+    """List several kinds, all of one store's from one snapshot."""
+    from lading.flows import containers, images, layers
+
+    with ExitStack() as snapshots:
+        for part in context.stores:
+            snapshots.enter_context(part.catalog.read())
+        return (
+            layers.list_all(context) if "layer" in kinds else [],
+            images.list_all(context) if "image" in kinds else [],
+            containers.list_all(context) if "container" in kinds else [],
+        )
 
 
 def query(context: Context, sql: str, parameters: Sequence[Any]) -> tuple[list[str], Iterator[tuple[Any, ...]]]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from lading import trees
 from lading.catalog import content as catalog_content
 from lading.catalog import layers as catalog_layers
+from lading.catalog.database import WriteTransaction
 from lading.errors import InUse, LayerUnknown
 from lading.flows import areas, views
 from lading.flows.context import Context
@@ -37,7 +38,9 @@ def seal(context: Context, ref: str) -> Layer:
     from lading.flows import layers
 
     context.need_writable()
-    layer = layers.get(context, ref)
+    layer = layers.get_writable(context, ref)
+    if layer.origin:
+        return layer  # such layers are never written to through a mount
     with areas.locked(context, [layer.id]):
         if areas.mount_record(context, layer.id) is not None:
             raise LayerMounted(f"layer {layer.id}")
@@ -67,24 +70,10 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
             return layer
     base = views.base_tree(context, layer) if layer.write_kind == "tree" else {}
     with context.epochs.shared() as epoch, context.writer() as writer:
-        entries = views.capture(context, layer, base, _into(writer))
-        sealed = [entry for entry in entries if entry.path]
-        content_id, key = None, ""
-        if sealed:
-            recipe = writer.stream(KIND_LISTING)
-            for chunk in listing(sealed):
-                recipe.write(chunk)
-            digest = recipe.close()
-            key = "native:" + digest.hex()
-            packs = writer.finish()
-            catalog_content.register_packs(context.catalog, packs, epoch)
-            content_id = catalog_content.store_content(
-                context.catalog, diff_id=None, size=0, recipe=digest, entries=sealed, uids=(), gids=(),
-                diff_bytes=trees.diff_size(sealed), epoch=epoch,
-            )  # fmt: skip
+        entries = views.capture(context, layer, base, into(writer))
+        native = store_native(context, writer, [entry for entry in entries if entry.path], epoch)
         with context.catalog.write("seal") as tx:
-            if content_id is not None:
-                key = catalog_content.ready(tx, content_id, key)
+            key = native.commit(tx)
             updated = replace(
                 with_root(layer, entries), contents=(*layer.contents, key) if key else layer.contents,
                 write_area=layer.write_area + 1, write_kind="",
@@ -92,6 +81,45 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
             catalog_layers.update_layer(tx, updated)
     areas.remove_unused(context, layer_id, keep=updated.write_area)
     return updated
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """Entries that are stored but not visible yet; valid while the epoch lock is held."""
+
+    key: str  #: empty when there are no entries
+    content_id: int | None
+
+    def commit(self, tx: WriteTransaction) -> str:
+        """Make the content visible as part of a transaction.
+
+        Returns:
+            Its key; empty when there is nothing.
+        """
+        return self.key if self.content_id is None else catalog_content.ready(tx, self.content_id, self.key)
+
+
+def store_native(context: Context, writer: ObjectWriter, entries: Sequence[Entry], epoch: int) -> Native:
+    """Store entries as a content that came as no tar, hidden.
+
+    Args:
+        context: the store.
+        writer: what the files' bytes were written with; finished here.
+        entries: sorted, without the root.
+        epoch: the epoch whose lock the caller holds.
+    """
+    if not entries:
+        return Native("", None)
+    recipe = writer.stream(KIND_LISTING)
+    for chunk in listing(entries):
+        recipe.write(chunk)
+    digest = recipe.close()
+    catalog_content.register_packs(context.catalog, writer.finish(), epoch)
+    content_id = catalog_content.store_content(
+        context.catalog, diff_id=None, size=0, recipe=digest, entries=entries, uids=(), gids=(),
+        diff_bytes=trees.diff_size(entries), epoch=epoch,
+    )  # fmt: skip
+    return Native("native:" + digest.hex(), content_id)
 
 
 def with_root(layer: Layer, entries: Sequence[Entry]) -> Layer:
@@ -107,7 +135,7 @@ def with_root(layer: Layer, entries: Sequence[Entry]) -> Layer:
     return layer
 
 
-def _into(writer: ObjectWriter) -> Store:
+def into(writer: ObjectWriter) -> Store:
     """Store a file of a write area as an object."""
 
     def store(descriptor: int, size: int) -> bytes:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from lading.errors import LayerUsedByContainer
+from blake3 import blake3
+
+from lading.errors import InvalidInput, LayerUsedByContainer
 from lading.flows import areas, containers, images, layers, mounting
 from lading.flows.context import Context
+from lading.materialize.mounttable import file_lock
 
 
 def wipe(context: Context) -> None:
@@ -15,9 +20,11 @@ def wipe(context: Context) -> None:
     for container in containers.list_all(context):
         containers.delete(context, container.id)
     for image in images.list_all(context):
-        images.delete_record(context, image.id)
+        if not image.read_only:
+            images.delete_record(context, image.id)
     for layer in reversed(layers.list_all(context)):
-        layers.delete_unchecked(context, layer.id)
+        if not layer.read_only:
+            layers.delete_unchecked(context, layer.id)
     areas.collect_debris(context, dry_run=False)
 
 
@@ -36,13 +43,30 @@ def shutdown(context: Context, *, force: bool) -> list[str]:
     raise LayerUsedByContainer("a layer is mounted")
 
 
+@contextmanager
+def digest_lock(context: Context, digest: str) -> Iterator[None]:
+    """Hold a lock that all processes of this boot share, named by a digest; it dies with its owner.
+
+    Raises:
+        InvalidInput: an empty digest.
+        Busy: somebody else held it for longer than the wait allows.
+    """
+    if not digest:
+        raise InvalidInput("a digest lock needs a digest")
+    folder = context.mount_table.folder / "digests"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    name = blake3(digest.encode()).hexdigest(16)
+    with file_lock(folder / name, wait_s=context.settings.wait_s):
+        yield
+
+
 def status(context: Context) -> list[tuple[str, str]]:
     """Describe roots, driver and abilities."""
     pairs = [
         ("Root", str(context.root)),
         ("Run Root", str(context.run_root)),
         ("Driver Name", context.driver),
-        ("Driver Options", "[]"),
+        ("Driver Options", f"[{' '.join(context.settings.driver_options)}]"),
     ]
     if context.driver == "overlay":
         pairs += [
@@ -50,7 +74,7 @@ def status(context: Context) -> list[tuple[str, str]]:
             ("Supports d_type", "true"),
             ("Native Overlay Diff", "true"),
             ("Using metacopy", "false"),
-            ("Supports shifting", "false"),
+            ("Supports shifting", _word(context.shifts)),
             ("Supports volatile", _word(context.abilities.overlay)),
         ]
     return pairs

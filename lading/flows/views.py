@@ -17,8 +17,9 @@ from blake3 import blake3
 from lading import trees
 from lading.catalog import content as catalog_content
 from lading.errors import Corrupt
-from lading.flows import areas
+from lading.flows import areas, stores
 from lading.flows.context import Context
+from lading.idmaps import Maps
 from lading.materialize.beneath import open_beneath
 from lading.materialize.capture import Store, capture_tree, capture_upper
 from lading.materialize.copy import read_stat_index
@@ -40,10 +41,37 @@ def capture(context: Context, layer: Layer, base: Mapping[bytes, Entry], store: 
         store: called with an open file and its size for each regular file; returns the digest.
     """
     area = areas.current(context, layer)
+    maps = areas.maps_of(area)
     if layer.write_kind == "upper":
-        return capture_upper(area / "upper", store)
+        return maps.read_back(capture_upper(area / "upper", store))
     index = read_stat_index(area / "index")
-    return capture_tree(area / "tree", base, index, store, as_root=os.geteuid() == 0)
+    shown = {entry.path: entry for entry in maps.shown(base.values())} if maps else base
+    found = capture_tree(area / "tree", shown, index, store, as_root=os.geteuid() == 0)
+    return _with_owners(found, maps, base, shown) if maps else found
+
+
+def _with_owners(
+    found: Sequence[Entry], maps: Maps, base: Mapping[bytes, Entry], shown: Mapping[bytes, Entry]
+) -> list[Entry]:
+    """Translate owners back; what still has the owner it was shown with has the one it had before.
+
+    Several owners may have been shown as one, those that the map has no place for.
+    """
+    result = []
+    for entry in found:
+        before, then, now = base.get(entry.path), shown.get(entry.path), entry.inode
+        if (
+            before
+            and then
+            and now
+            and before.inode
+            and then.inode
+            and (now.uid, now.gid) == (then.inode.uid, then.inode.gid)
+        ):
+            result.append(entry._replace(inode=now._replace(uid=before.inode.uid, gid=before.inode.gid)))
+        else:
+            result += maps.read_back([entry])
+    return result
 
 
 class LiveFiles:
@@ -97,6 +125,16 @@ class LiveFiles:
             raise Corrupt(f"{printable(relative)} was changed while it was read")
 
 
+class NoObjects:
+    """The contents of a store that has none: whatever is asked for was to be a file."""
+
+    def contents(self, digests: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+        """Find none."""
+        for digest in digests:
+            raise Corrupt(f"content {digest.hex()} was changed while it was read")
+        yield from ()
+
+
 @dataclass
 class Stack:
     """A layer and its ancestors as contents, lowest first."""
@@ -119,10 +157,7 @@ class Stack:
 
 def chain_of(context: Context, layer: Layer) -> list[Layer]:
     """A layer and its ancestors, the layer first."""
-    from lading.flows import layers
-
-    with context.catalog.read() as conn:
-        return layers.chain(conn, layer)
+    return stores.chain(context, layer)
 
 
 def stack(context: Context, layer: Layer, live: LiveFiles) -> Stack:
@@ -139,26 +174,28 @@ def stack(context: Context, layer: Layer, live: LiveFiles) -> Stack:
 
 def sealed(context: Context, layer: Layer) -> list[Entries]:
     """A layer's sealed contents, lowest first."""
-    with context.catalog.read() as conn:
+    with stores.home(context, layer).catalog.read() as conn:
         return [catalog_content.entries(conn, key) for key in layer.contents]
 
 
 def _live(context: Context, layer: Layer, so_far: Stack, live: LiveFiles) -> Entries:
     base = so_far.tree() if layer.write_kind == "tree" else {}
-    area = areas.current(context, layer)
+    part = stores.home(context, layer)
+    area = areas.current(part, layer)
     root = area / ("upper" if layer.write_kind == "upper" else "tree")
     if not root.is_dir():
         return []
-    return [entry for entry in capture(context, layer, base, live.store(root)) if entry.path]
+    return [entry for entry in capture(part, layer, base, live.store(root)) if entry.path]
 
 
 def walked(upper: Path) -> list[Entry]:
-    """The entries of a live upper directory; contents are not read."""
-    return [entry for entry in capture_upper(upper, lambda _, __: b"") if entry.path]
+    """The entries of a live upper directory, with container IDs; contents are not read."""
+    found = areas.maps_of(upper.parent).read_back(capture_upper(upper, lambda _, __: b""))
+    return [entry for entry in found if entry.path]
 
 
 def base_tree(context: Context, layer: Layer) -> dict[bytes, Entry]:
     """The full tree that a layer's write area lies on, its own sealed contents included."""
     from dataclasses import replace
 
-    return stack(context, replace(layer, write_kind=""), LiveFiles(context.reader)).tree()
+    return stack(context, replace(layer, write_kind=""), LiveFiles(context.objects)).tree()

@@ -108,7 +108,7 @@ def test_streams_go_through_pipes(lading: Run) -> None:
         (["layers", "--bogus"], 125, "", "flag provided but not defined: --bogus\nSee 'lading layers --help'.\n"),
         (["layers", "--json=maybe"], 125, "", 'invalid boolean value "maybe" for  --json'),
         (["create-layer", "-i"], 125, "", "flag needs an argument: -i"),
-        (["--bogus", "layers"], 1, "", "flag provided but not defined: --bogus"),
+        (["--bogus", "layers"], 1, "flag provided but not defined: --bogus while parsing arguments (1)\n", "flag provided but not defined: --bogus"),
         (["create-layer", "nothing"], 1, "", "layer not known\n"),
         (["applydiff", "nothing"], 1, "", "layer not known\n"),
         (["create-container", "nothing"], 1, "", 'locating image with ID "nothing": image not known\n'),
@@ -125,7 +125,7 @@ def test_streams_go_through_pipes(lading: Run) -> None:
         (["create-layer", "-i", "../x"], 1, "", 'layer id "../x" contains a slash\n'),
         (["sql", "DELETE FROM layer"], 1, "", "the query does more than read: only SELECT is allowed\n"),
         (["import", "oci:/nowhere"], 1, "", "/nowhere is no OCI layout"),
-        (["layers", "-s", "bogus"], 1, "error initializing: storage driver bogus: driver not supported\n", ""),
+        (["layers", "-s", "bogus"], 1, "error initializing: failed to GetDriver graph bogus ", ""),
         (["layers", "--storage-opt", "foo"], 1, "error initializing: unable to parse key/value option: foo\n", ""),
     ],
 )  # fmt: skip
