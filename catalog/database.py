@@ -12,9 +12,7 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import time
 import weakref
@@ -33,15 +31,15 @@ def _load_peewee() -> Any:
     for name in hidden:
         sys.modules[name] = None  # type: ignore[assignment]
     try:
-        import peewee
+        import peewee as loaded
     finally:
         for name in hidden:
             sys.modules.pop(name, None)
-    return peewee
+    return loaded
 
 
-_peewee = _load_peewee()
-sqlite: Any = _peewee.sqlite3
+peewee: Any = _load_peewee()
+sqlite: Any = peewee.sqlite3
 
 #: WAL bytes from which a commit is followed by a checkpoint.
 CHECKPOINT_SIZE: Final = 16 << 20
@@ -79,7 +77,7 @@ class Connection(Protocol):
         ...
 
 
-class _Tracked(sqlite.Connection):  # type: ignore[misc]
+class Tracked(sqlite.Connection):  # type: ignore[misc]
     """A connection that can be referred to weakly, so that closing the catalog finds it."""
 
 
@@ -97,7 +95,6 @@ class Catalog:
         self._local = threading.local()
         self._process = os.getpid()
         self._connections: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._private: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def open(
@@ -118,54 +115,21 @@ class Catalog:
             Corrupt: it is no catalog.
         """
         if read_only:
-            return cls._open_read_only(path, journal, lock, wait_s)
-        database = _peewee.SqliteDatabase(
+            from lading.catalog.readonly import ReadOnlyCatalog
+
+            return ReadOnlyCatalog.open_file(path, journal, lock, wait_s)
+        database = peewee.SqliteDatabase(
             str(path),
             pragmas=_PRAGMAS,
             timeout=wait_s,
             lock_type="IMMEDIATE",
             check_same_thread=False,
-            factory=_Tracked,
+            factory=Tracked,
         )
         catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s)
         if create:
             catalog._migrate()
         return catalog
-
-    @classmethod
-    def _open_read_only(cls, path: Path, journal: Path, lock: Path, wait_s: float) -> Catalog:
-        """Open without writing anything: read-only, else immutable, else a private copy."""
-        from lading.catalog import migrations
-
-        if not path.exists():
-            raise Corrupt(f"{path} is missing")
-        private = None
-        for uri in (f"file:{_quoted(path)}?mode=ro", f"file:{_quoted(path)}?immutable=1"):
-            if "immutable" in uri and path.with_name(path.name + "-wal").exists():
-                private = tempfile.TemporaryDirectory(prefix="lading-catalog-")
-                for suffix in ("", "-wal"):
-                    shutil.copy(f"{path}{suffix}", private.name)
-                uri = f"file:{_quoted(Path(private.name) / path.name)}"
-            database = _peewee.SqliteDatabase(
-                uri,
-                uri=True,
-                pragmas={"query_only": 1, "trusted_schema": 0},
-                timeout=wait_s,
-                check_same_thread=False,
-                factory=_Tracked,
-            )
-            catalog = cls(path, journal, lock, database, read_only=True, wait_s=wait_s)
-            catalog._private = private
-            try:
-                migrations.check_version(catalog.connection())
-            except sqlite.OperationalError:
-                catalog.close()
-                continue
-            except sqlite.DatabaseError as error:
-                catalog.close()
-                raise _meaning(error, path) from error
-            return catalog
-        raise Corrupt(f"{path} cannot be read")
 
     def _migrate(self) -> None:
         from lading.catalog import migrations
@@ -183,7 +147,7 @@ class Catalog:
                     raise Unsupported(f"{self.path}: this filesystem cannot hold a catalog (journal mode {mode})")
                 migrations.migrate(conn)
         except sqlite.DatabaseError as error:
-            raise _meaning(error, self.path) from error
+            raise meaning(error, self.path) from error
 
     def _refuse_lost_catalog(self) -> None:
         """Refuse to start an empty catalog beside a journal with lines: it would look like an empty store.
@@ -205,8 +169,8 @@ class Catalog:
             connection = self.database.connection()
             self._connections.add(connection)
             return connection
-        except (_peewee.OperationalError, _peewee.DatabaseError, sqlite.DatabaseError) as error:
-            raise _meaning(error, self.path) from error
+        except (peewee.OperationalError, peewee.DatabaseError, sqlite.DatabaseError) as error:
+            raise meaning(error, self.path) from error
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -219,7 +183,7 @@ class Catalog:
             conn.execute("BEGIN")
             yield conn
         except sqlite.DatabaseError as error:
-            raise _meaning(error, self.path) from error
+            raise meaning(error, self.path) from error
         finally:
             if conn.in_transaction:
                 conn.execute("ROLLBACK")
@@ -275,7 +239,7 @@ class Catalog:
                     raise
                 self._checkpoint(conn)
             except sqlite.DatabaseError as error:
-                raise _meaning(error, self.path) from error
+                raise meaning(error, self.path) from error
             finally:
                 if not durable:
                     conn.execute("PRAGMA synchronous = FULL")
@@ -340,8 +304,6 @@ class Catalog:
             self.database.close()
         for connection in list(self._connections):
             connection.close()
-        if self._private is not None:
-            self._private.cleanup()
 
 
 class WriteTransaction:
@@ -384,13 +346,7 @@ def _refuse_network(path: Path) -> None:
             raise Unsupported(f"{path.parent} is on a network filesystem ({kind}): a catalog needs a local one")
 
 
-def _quoted(path: Path) -> str:
-    from urllib.parse import quote
-
-    return quote(str(path))
-
-
-def _meaning(error: Exception, path: Path) -> Exception:
+def meaning(error: Exception, path: Path) -> Exception:
     """Translate what SQLite refuses where its meaning is known."""
     words = str(error)
     if "locked" in words or "busy" in words:
