@@ -7,14 +7,15 @@ same run when nothing else is going on, else in a later one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import partial
 from typing import Any, Final
 
 from lading.catalog import content as catalog_content
 from lading.catalog import reach
 from lading.catalog.database import Connection
 from lading.errors import Busy, LadingError
-from lading.flows import areas, farms, journaling, reserve
+from lading.flows import areas, directories, farms, journaling, reserve
 from lading.flows.context import Context
 from lading.flows.ingest import shadowed
 from lading.materialize import cache
@@ -119,23 +120,35 @@ class GcPlan:
 
 def plan(context: Context) -> GcPlan:
     """Compute what a collection would do now, changing nothing."""
-    return GcPlan(_planned(context), context)
+    return GcPlan(gc(context, dry_run=True), context)
 
 
 def gc(context: Context, *, dry_run: bool) -> GcReport:
-    """Collect garbage, or say what a collection would do."""
+    """Collect garbage, or say what a collection would do, in the store and in a split-off image store."""
+    parts = context.stores[: context.writable_stores]
     if dry_run:
-        return _planned(context)
+        return _sum([_planned(part) for part in parts])
     context.need_writable()
-    report = reserve.with_room(context, lambda: _collect(context))
-    reserve.put_back(context.layout.reserve)
-    return report
+    reports = []
+    for part in parts:
+        reports.append(reserve.with_room(part, partial(_collect, part)))
+        reserve.put_back(part.layout.reserve)
+    return _sum(reports)
+
+
+def _sum(reports: Sequence[GcReport]) -> GcReport:
+    if len(reports) == 1:
+        return reports[0]
+    names = [item.name for item in fields(GcReport) if item.name != "warnings"]
+    sums = {name: sum(getattr(report, name) for report in reports) for name in names}
+    return GcReport(**sums, warnings=tuple(words for report in reports for words in report.warnings))
 
 
 def _collect(context: Context) -> GcReport:
     warnings: list[str] = []
     debris_bytes = _clear_staging(context, dry_run=False)
     area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)
+    area_bytes += _clear_directories(context, dry_run=False)
     warnings += area_warnings
     journaling.snapshot_if_needed(context)
     _read_recipes(context)
@@ -203,6 +216,7 @@ def _planned(context: Context) -> GcReport:
             stored = 0
     saved = sum(sum(use.size for use in item.packs) - item.size for item in rewrites)
     debris_bytes = _clear_staging(context, dry_run=True) + areas.collect_debris(context, dry_run=True)[0]
+    debris_bytes += _clear_directories(context, dry_run=True)
     return GcReport(
         contents, len(doomed), len(empty), sum(len(item.packs) for item in rewrites), sum(use.size for use in empty) + saved,
         _evict(context, dry_run=True), debris_bytes + _unrecorded_size(context, ended), stored,
@@ -333,6 +347,22 @@ def _evict(context: Context, *, dry_run: bool) -> int:
     if not stale:
         return cache.evict(context.layout.cache, keep=keep, budget=unlimited, dry_run=dry_run).bytes
     return cache.evict(context.layout.cache, keep=keep, budget=0, dry_run=dry_run).bytes
+
+
+def _clear_directories(context: Context, *, dry_run: bool) -> int:
+    """Remove directories of images and containers that are gone.
+
+    Returns:
+        Bytes of the files.
+    """
+    from lading.flows.accounting import files_below
+
+    total = 0
+    for folder in directories.orphans(context):
+        total += files_below(folder)
+        if not dry_run:
+            areas.discard(context, folder)
+    return total
 
 
 def _clear_staging(context: Context, *, dry_run: bool) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from lading.errors import InvalidInput, NotFound
+from lading.catalog import names
+from lading.errors import Full, InvalidInput, NotFound
 from lading.flows import areas, stores
 from lading.flows.context import Context
 from lading.flows.opening import make_private
@@ -51,10 +53,11 @@ def of_this_boot(context: Context, kind: Kind, ref: str) -> Path:
 
 
 def remove(context: Context, kind: Kind, record_id: str) -> None:
-    """Remove both directories of a record that is gone."""
+    """Remove the directories of a record that is gone; on a full disk they go with the next collection."""
     kept = place(context, kind, record_id, run=False).parent
     if kept.is_dir():
-        areas.discard(context, kept)
+        with suppress(Full):
+            areas.discard(context, kept)
     shutil.rmtree(place(context, kind, record_id, run=True).parent, ignore_errors=True)
 
 
@@ -99,17 +102,17 @@ def read_file(context: Context, ref: str, name: str, *, run: bool) -> bytes:
 def orphans(context: Context) -> list[Path]:
     """Persistent directories of images and containers that no record has."""
     found = []
-    for kind, parent in (("image", context.layout.images), ("container", context.layout.containers)):
+    places: tuple[tuple[Kind, Path], ...] = (("image", context.layout.images), ("container", context.layout.containers))
+    for kind, parent in places:
         try:
-            names = sorted(os.listdir(parent))
+            listed = sorted(os.listdir(parent))
         except FileNotFoundError:
             continue
-        for name in names:
-            known = (
-                stores.image_by_id(context, name) is not None
-                if kind == "image"
-                else stores.find_any(context, name, ("container",)) is not None
-            )
+        for name in listed:
+            with context.catalog.read() as conn:
+                known = names.seq_of(conn, kind, name) is not None
+            if kind == "image":
+                known = known or stores.image_by_id(context, name) is not None
             if not known:
                 found.append(parent / name)
     return found

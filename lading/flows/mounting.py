@@ -264,14 +264,16 @@ def _provide_tree(context: Context, layer: Layer, wish: MountWish) -> Path:
     area = areas.ensure(context, layer)
     areas.set_maps(context, layer, area, wish.maps)
     tree = area / "tree"
-    if layer.write_kind != "tree":
+    recorded = not layer.origin  # a layer of another store gets a copy that goes with the mount
+    if layer.write_kind != "tree" or not recorded:
         if tree.is_dir():
             areas.discard(context, tree)
         stack = views.stack(context, layer, live := views.LiveFiles(context.objects))
         entries = wish.maps.shown(with_root(layer, stack.tree()))
         report = copy_tree(tree, entries, live, as_root=os.geteuid() == 0)
         write_stat_index(area / "index", report.index)
-        _note_write_kind(context, layer, "tree")
+        if recorded:
+            _note_write_kind(context, layer, "tree")
     return context.mount_table.put(layer.id, tree, source="", areas=[area]).path
 
 
@@ -298,10 +300,13 @@ def _unmount(context: Context, layer: Layer, *, force: bool) -> bool:
             context.mount_table.drop(layer.id)
             return False
         _detach(context, layer.id, record)
+        if layer.origin:
+            areas.remove_unused(context, layer.id, keep=None)
+            return True
         with context.catalog.read() as conn:
             present = catalog_layers.get_layer(conn, layer.id)
             built_upon = bool(catalog_layers.children(conn, layer.id) or catalog_layers.images_of_layer(conn, layer.id))
-        if present is not None and built_upon and context.writable and not layer.origin:
+        if present is not None and built_upon and context.writable:
             sealing.seal_locked(context, layer.id)
         return True
 
