@@ -17,7 +17,8 @@ def _collection(session: Session, kind: str) -> Any:
 
 def _list_command(kind: str) -> ContractCommand:
     def run(session: Session, arguments: Sequence[str], as_json: bool) -> None:
-        keys = list(_collection(session, kind).data_names(arguments[0]))
+        records = _collection(session, kind)
+        keys = list(records.data_names(records.get(arguments[0]).id))
         if as_json:
             output.emit_json(keys or None)
             return
@@ -32,7 +33,7 @@ def _get_command(kind: str) -> ContractCommand:
     def run(session: Session, arguments: Sequence[str], file: str | None) -> None:
         store = _collection(session, kind)
         with output.created(file) as target:
-            for chunk in store.data(arguments[0], arguments[1]):
+            for chunk in store.data(store.get(arguments[0]).id, arguments[1]):
                 target.write(chunk)
 
     run.__doc__ = f"Write an item of {_a(kind)}'s big data."
@@ -42,7 +43,8 @@ def _get_command(kind: str) -> ContractCommand:
 def _set_command(kind: str) -> ContractCommand:
     def run(session: Session, arguments: Sequence[str], file: str | None) -> None:
         with output.opened(file) as stream:
-            _collection(session, kind).set_data(arguments[0], arguments[1], stream)
+            records = _collection(session, kind)
+            records.set_data(records.get(arguments[0]).id, arguments[1], stream)
 
     run.__doc__ = f"Store an item of {_a(kind)}'s big data."
     return command(f"set-{kind}-data", count=(2, 2), usage=f"{kind.upper()} KEY", params=(file_option,))(run)

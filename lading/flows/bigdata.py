@@ -87,9 +87,9 @@ def read(context: Context, kind: RecordKind, ref: str, key: str) -> Iterator[byt
         DataUnknown: no such item.
         InvalidBigDataName: an empty key, for containers.
     """
+    part, record_id, item = _find(context, kind, ref, key)
     if kind == "container" and not key:
         raise InvalidBigDataName("can't retrieve container big data value for empty name")
-    part, record_id, item = _find(context, kind, ref, key)
     if item is None:
         raise _missing(context, kind, record_id, key)
     return chunks(part, item)
@@ -122,9 +122,9 @@ def size(context: Context, kind: RecordKind, ref: str, key: str) -> int:
     Raises:
         SizeUnknown: no such item.
     """
+    _, _, item = _find(context, kind, ref, key)
     if kind == "container" and not key:
         raise InvalidBigDataName("can't retrieve size of container big data with empty name")
-    _, _, item = _find(context, kind, ref, key)
     if item is None:
         raise SizeUnknown()
     return item.size
@@ -136,9 +136,9 @@ def digest(context: Context, kind: RecordKind, ref: str, key: str) -> str:
     Raises:
         DigestUnknown: no such item.
     """
+    _, _, item = _find(context, kind, ref, key)
     if kind == "container" and not key:
         raise InvalidBigDataName("can't retrieve digest of container big data value with empty name")
-    _, _, item = _find(context, kind, ref, key)
     if item is None:
         raise DigestUnknown()
     return item.digest
@@ -165,13 +165,13 @@ def store(
             sha256 of the bytes.
     """
     whole.need_writable()
-    if not key:
-        raise InvalidBigDataName(f"can't set empty name for {kind} big data item")
     check_text(key, "data key")
     try:
         context, record_id = _resolve(whole, kind, ref, writable=True)
     except LayerUnknown as error:
         raise LayerUnknown(f'locating layer with ID "{printable(ref)}" to write bigdata') from error
+    if not key:
+        raise InvalidBigDataName(f"can't set empty name for {kind} big data item")
     said = ""
     if digest_of is not None and kind == "image" and key.startswith("manifest"):
         data = _whole(stream)

@@ -13,13 +13,13 @@ from typing import Final
 
 from lading import trees
 from lading.catalog import content as catalog_content
-from lading.errors import Corrupt, LayerUnknown
+from lading.errors import Corrupt, NotFound
 from lading.flows import layers, stores, views
 from lading.flows.context import Context
 from lading.objects.recipe import Literal, Reference, read_recipe
 from lading.objects.streams import Hasher, compress_stream
 from lading.objects.tarwrite import write_diff
-from lading.values import Change, Layer, component_key
+from lading.values import Change, Layer, component_key, printable
 
 #: Output is handed on in pieces of about this size: small ones cost more to pass than to make.
 CHUNK_SIZE: Final = 1 << 20
@@ -65,7 +65,7 @@ def _reference(context: Context, layer: Layer, against: str | None) -> Layer | N
         return None
     found = layers.find(context, against)
     if found is None and not layer.parent:
-        raise LayerUnknown(against)
+        raise NotFound(f"stat {context.layout.layers / printable(against)}: no such file or directory")
     return None if found is None or found.id == layer.parent else found
 
 

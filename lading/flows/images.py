@@ -102,6 +102,9 @@ def create(context: Context, wanted: NewImage) -> Image:
     """
     target = context.image_home
     target.need_writable()
+    layer = layers.get(context, wanted.layer) if wanted.layer else None
+    with target.catalog.read() as conn:  # told before anything else that is wrong, as scripts know it
+        catalog_names.check_new(conn, "image", check_id(wanted.id, "image"), check_names(wanted.names))
     _check_digest(wanted.digest)
     if "" in wanted.big_data:
         raise InvalidBigDataName("can't set empty name for image big data item")
@@ -110,7 +113,6 @@ def create(context: Context, wanted: NewImage) -> Image:
         names_history=unique(wanted.names_history), metadata=check_text(wanted.metadata, "metadata"),
         created_ns=time.time_ns() if wanted.created_ns is None else wanted.created_ns, flags=dict(wanted.flags),
     )  # fmt: skip
-    layer = layers.get(context, wanted.layer) if wanted.layer else None
     if layer is not None and layer.origin == 0:
         sealing.seal_if_idle(context, layer)
     model = _beside(context, fresh.id)
