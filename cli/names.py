@@ -58,14 +58,14 @@ def metadata(session: Session, arguments: Sequence[str], quiet: bool, as_json: b
     found: dict[str, str] = {}
     for argument in arguments:
         try:
-            found[argument] = session.store.metadata(argument)
+            found[argument] = session.store.metadata(argument).removesuffix("\n")
         except NotAnID:
             continue
     if as_json:
         output.emit_json(output.sorted_map(found))
     else:
         for argument in arguments:
-            text = found.get(argument, "").removesuffix("\n")
+            text = found.get(argument, "")
             output.line(text if quiet else f"{output.shown(argument)}: {text}")
     return FAILURE if any(argument not in found for argument in arguments) else 0
 

@@ -188,6 +188,7 @@ def _insert(
         base = layer_for_maps(context, tx, image, top, request)
     inherited = Maps(base.uidmap, base.gidmap) if base is not None else Maps()
     maps = request.over(inherited)
+    catalog_names.check_new(tx.conn, "container", fresh.id, fresh.names)
     refuse_overlaps(maps.uid)
     refuse_overlaps(maps.gid)
     layer = layers.insert(context, tx, Layer(layer_id, created_ns=fresh.created_ns), base, _exactly(maps))

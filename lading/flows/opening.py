@@ -225,8 +225,9 @@ def claim_run_root(context: Context) -> None:
     except (FileNotFoundError, ValueError):
         known = {}
     if known.get("boot") == boot_id and known.get("run") != str(context.run_root):
-        other = Path(str(known.get("run")), context.store_id)
-        if other.is_dir() and any(other.iterdir()):
+        from lading.materialize.mounttable import MountTable
+
+        if MountTable(Path(str(known.get("run")), context.store_id)).records():
             raise InvalidInput(
                 f"store {context.root} keeps its mounts of this boot in {known['run']}; give that as run root, or shut it down"
             )

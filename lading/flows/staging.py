@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from lading import trees
 from lading.catalog import layers as catalog_layers
 from lading.catalog.database import WriteTransaction
-from lading.errors import InvalidInput, LayerUnknown, NotSupported
+from lading.errors import InvalidInput, LayerUnknown, NotSupported, Unsupported
 from lading.flows import areas, bigdata, layers, sealing, stores, views
 from lading.flows.context import Context
 from lading.flows.ingest import ingesting
@@ -195,7 +195,7 @@ def target_of(context: Context, ref: str) -> Path:
 def apply_directory(context: Context, ref: str, directory: Path) -> Layer:
     """Stage a folder's tree as a tar and put it into a layer, made when there is none."""
     if context.driver != "overlay":
-        raise NotSupported(f"graph driver {context.driver} does not support partial pull")
+        raise Unsupported(f"graph driver {context.driver} does not support partial pull")
     if PARTIAL_IMAGES not in context.settings.pull_options:
         raise InvalidInput("partial images are disabled")
     staged = prepare(context, lambda folder: _packed(directory, folder))

