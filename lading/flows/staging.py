@@ -19,6 +19,7 @@ from lading.flows import areas, bigdata, layers, sealing, stores, views
 from lading.flows.context import Context
 from lading.flows.ingest import ingesting
 from lading.idmaps import NO_REQUEST
+from lading.materialize.beneath import remove_tree
 from lading.materialize.capture import capture_tree, capture_upper
 from lading.objects.durable import Staging, make_dir
 from lading.objects.tarwrite import write_diff
@@ -79,8 +80,13 @@ def prepare(context: Context, differ: Differ) -> StagedLayer:
         make_dir(folder)
         return StagedLayer(folder, differ(folder), staging)
     except BaseException:
-        staging.close()
+        _remove(staging)
         raise
+
+
+def _remove(staging: Staging) -> None:
+    remove_tree(staging.path / "layer")
+    staging.close()
 
 
 def _need_overlay(context: Context) -> None:
@@ -92,7 +98,7 @@ def discard(staged: StagedLayer) -> None:
     """Remove what was staged."""
     if staged._open:
         staged._open = False
-        staged._staging.close()
+        _remove(staged._staging)
 
 
 def apply(context: Context, staged: StagedLayer, ref: str, *, parent: str, id: str, names: Sequence[str]) -> Layer:
