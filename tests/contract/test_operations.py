@@ -24,7 +24,8 @@ from lading.errors import (
     NotSupported,
 )
 from lading.flows.staging import DifferOutput
-from lading.idmaps import AutoMaps, IDMap, InvalidMappings, MapRequest, Maps, NoAvailableIDs, allot
+from lading.idmaps import AutoMaps, InvalidMappings, MapRequest, Maps, NoAvailableIDs, allot
+from lading.values import IDMap
 from tests.contract.samples import BASE, UPPER
 from tests.flows.test_layers import taken_out
 from tests.tarmake import END, file
@@ -63,9 +64,11 @@ def test_one_object_for_the_same_roots(tmp_path: Path) -> None:
 def test_an_id_that_is_taken_hands_out_its_layer(store: Store) -> None:
     """For creation and import alike."""
     store.layers.create(id="x", names=["n"])
-    for attempt in (lambda: store.layers.create(id="x"), lambda: store.layers.import_(io.BytesIO(BASE), id="x")):
-        with pytest.raises(DuplicateID) as caught:
-            attempt()
+    with pytest.raises(DuplicateID) as created:
+        store.layers.create(id="x")
+    with pytest.raises(DuplicateID) as imported:
+        store.layers.import_(io.BytesIO(BASE), id="x")
+    for caught in (created, imported):
         assert getattr(caught.value.existing, "names", None) == ("n",)
 
 
@@ -382,6 +385,11 @@ def test_diffs_do_not_hold_others_up(store: Store) -> None:
         chunks: Iterator[bytes] = iter(diff)
         first = next(chunks)
         done = threading.Event()
-        threading.Thread(target=lambda: (store.layers.create(), done.set())).start()
+
+        def create() -> None:
+            store.layers.create()
+            done.set()
+
+        threading.Thread(target=create).start()
         assert done.wait(10)
         assert first + b"".join(chunks) == BASE
