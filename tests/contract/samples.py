@@ -19,6 +19,8 @@ UPPER = (
     + directory(b"usr/bin/") + file(b"usr/bin/.wh..wh..opq") + file(b"usr/bin/y", b"y") + END
 )  # fmt: skip
 
+IMPLIED = file(b"deep/er/f", b"x", uid=b"0000011", gid=b"0000011") + END
+
 FILES = {
     "base": BASE,
     "upper": UPPER,
@@ -32,7 +34,10 @@ FILES = {
     "junkgz": gzip.compress(b"junk" * 400, mtime=0),
     "cut": BASE[:1800],
     "cutgz": gzip.compress(BASE, mtime=0)[:-20],
-    "implied": file(b"deep/er/f", b"x", uid=b"0000011", gid=b"0000011") + END,
+    "implied": IMPLIED,
+    "junkbz": bz2.compress(b"junk" * 400),
+    "junkxz": lzma.compress(b"junk" * 400),
+    "junkzst": pyzstd.compress(b"junk" * 400),
     "data": b"some data\n",
     "meta": b"from a file\n",
 }
