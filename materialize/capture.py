@@ -66,6 +66,7 @@ def capture_tree(
     capture = _Capture(store)
     capture.base, capture.index, capture.as_root = base, index, as_root
     found = {entry.path: entry for entry in capture.run(tree, _tree_entry)}
+    found = _led_as_before(found, base)
     changed = [entry for path, entry in found.items() if not path or not _same(base.get(path), entry)]
     removed = []
     for path, entry in base.items():
@@ -83,6 +84,19 @@ def capture_tree(
                 break
             result[path] = Entry(path, IMPLIED)
     return sorted(result.values(), key=lambda entry: component_key(entry.path))
+
+
+def _led_as_before(found: dict[bytes, Entry], base: Mapping[bytes, Entry]) -> dict[bytes, Entry]:
+    """Let the names of one inode lead to the name they led to before: which is met first in a walk says nothing."""
+    groups: dict[bytes, list[bytes]] = {}
+    for path, entry in found.items():
+        if entry.link is not None:
+            groups.setdefault(entry.link, [entry.link]).append(path)
+    for leader, names in groups.items():
+        wanted = next((name for name in names if (known := base.get(name)) is not None and known.link is None), leader)
+        if wanted != leader:
+            found.update({name: found[name]._replace(link=None if name == wanted else wanted) for name in names})
+    return found
 
 
 def _same(before: Entry | None, now: Entry) -> bool:
