@@ -82,7 +82,9 @@ def _value(option: click.Option, name: str, given: str | None, words: Iterator[s
     """Find an option's value: behind "=", or the next word; flags take none of the latter."""
     if option.is_flag:
         if given is not None and given not in TRUE_WORDS | FALSE_WORDS:
-            raise OptionError(f'invalid boolean value "{given}" for  {name}: strconv.ParseBool: parsing "{given}": invalid syntax')
+            raise OptionError(
+                f'invalid boolean value "{given}" for  {name}: strconv.ParseBool: parsing "{given}": invalid syntax'
+            )
         return given
     if given is not None:
         return given

@@ -22,6 +22,7 @@ from lading.errors import (
     LayerUsedByContainer,
     NotFound,
     NotSupported,
+    ParentIsContainer,
 )
 from lading.flows.staging import DifferOutput
 from lading.idmaps import AutoMaps, InvalidMappings, MapRequest, Maps, NoAvailableIDs, allot
@@ -393,3 +394,10 @@ def test_diffs_do_not_hold_others_up(store: Store) -> None:
         threading.Thread(target=create).start()
         assert done.wait(10)
         assert first + b"".join(chunks) == BASE
+
+
+def test_a_containers_layer_is_no_parent(store: Store) -> None:
+    """Whatever it is called by."""
+    container = store.containers.create()
+    with pytest.raises(ParentIsContainer, match=r"^would-be parent layer is a container$"):
+        store.layers.create(container.layer)
