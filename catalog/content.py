@@ -57,9 +57,12 @@ def register_packs(catalog: Catalog, packs: Sequence[PackContents], epoch: int) 
                 "INSERT INTO pack (name, size, payload, epoch, settled) VALUES (?, ?, ?, ?, 0) ON CONFLICT (name) DO NOTHING",
                 (pack.name, pack.size, payload_of(pack), epoch),
             )
-            pack_id = conn.execute("SELECT id FROM pack WHERE name = ?", (pack.name,)).fetchone()[0]
         for batch in batches(pack.objects, BATCH_ROWS):
             with catalog.write_rows("register objects", durable=False) as conn:
+                row = conn.execute("SELECT id FROM pack WHERE name = ?", (pack.name,)).fetchone()
+                if row is None:  # row numbers are given out again: a remembered one could be another pack's by now
+                    raise Corrupt(f"pack {pack.name} was forgotten while it was recorded")
+                pack_id = row[0]
                 conn.executemany(
                     "INSERT INTO object (digest, kind, pack_id, offset, stored_size, size, codec, frames) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET kind = excluded.kind, "

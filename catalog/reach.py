@@ -174,11 +174,14 @@ def delete_objects(catalog: Catalog, ended: int) -> int:
             total += int(cursor.rowcount)
 
 
-def pack_uses(conn: Connection, dead: Iterable[int] = ()) -> list[PackUse]:
-    """How much of each pack is still needed.
+def pack_uses(conn: Connection, ended: int, dead: Iterable[int] = ()) -> list[PackUse]:
+    """How much of each pack is still needed, of those whose writer is gone.
+
+    A pack is recorded before its objects are: one that looks empty may only be new.
 
     Args:
         conn: a snapshot.
+        ended: the last ended epoch.
         dead: row numbers of objects to be taken for deleted.
     """
     conn.execute("CREATE TEMP TABLE IF NOT EXISTS taken (id INTEGER PRIMARY KEY)")
@@ -190,11 +193,11 @@ def pack_uses(conn: Connection, dead: Iterable[int] = ()) -> list[PackUse]:
     fewer = dict(conn.execute("SELECT o.pack_id, count(*) FROM taken t JOIN object o ON o.id = t.id GROUP BY 1"))
     query = (
         "SELECT p.id, p.name, p.size, p.payload, coalesce(sum(o.stored_size), 0), count(o.id) "
-        "FROM pack p LEFT JOIN object o ON o.pack_id = p.id GROUP BY p.id ORDER BY p.name"
+        "FROM pack p LEFT JOIN object o ON o.pack_id = p.id WHERE p.settled OR p.epoch <= ? GROUP BY p.id ORDER BY p.name"
     )
     return [
         PackUse(pack_id, name, size, payload, live - lost.get(pack_id, 0), objects - fewer.get(pack_id, 0))
-        for pack_id, name, size, payload, live, objects in conn.execute(query)
+        for pack_id, name, size, payload, live, objects in conn.execute(query, (ended,))
     ]
 
 

@@ -163,7 +163,7 @@ def _collect(context: Context) -> GcReport:
     ended = context.epochs.retired()
     objects = reach.delete_objects(context.catalog, ended)
     with context.catalog.read() as conn:
-        uses = reach.pack_uses(conn)
+        uses = reach.pack_uses(conn, ended)
         deferred = int(
             conn.execute("SELECT coalesce(sum(stored_size), 0) FROM object WHERE condemned IS NOT NULL").fetchone()[0]
         )
@@ -206,7 +206,7 @@ def _planned(context: Context) -> GcReport:
     ended = context.epochs.would_retire()
     with context.catalog.read() as conn:
         doomed, contents = reach.doomed_objects(conn, ended)
-        uses = reach.pack_uses(conn, doomed)
+        uses = reach.pack_uses(conn, ended, doomed)
         stored = _stored(conn, doomed)
         if ended < context.epochs.current():  # somebody holds an epoch: nothing can be deleted now
             empty: list[reach.PackUse] = []

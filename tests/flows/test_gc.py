@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from lading import Settings, Store
+from lading.catalog import content
 from lading.errors import Corrupt
 from lading.objects.durable import Staging
+from lading.values import PackContents
 from tests.flows.test_layers import taken_out
 from tests.tarmake import END, file, tree
 
@@ -273,3 +275,19 @@ def test_recipes_of_an_older_catalog_are_read_before_anything_goes(store: Store)
 
     assert taken_out(store, "kept") == shadowing(1)
     assert store.check(content=True).findings == ()
+
+
+def test_a_pack_that_is_being_recorded_is_not_empty(store: Store) -> None:
+    """Its row comes before its objects' rows: a collection in between must leave both it and its file."""
+    context = store._context
+    with context.epochs.shared() as epoch:
+        with context.writer() as writer:
+            writer.put(b"content" * 100)
+            packs = writer.finish()
+        half = [PackContents(pack.name, pack.size, ()) for pack in packs]
+        content.register_packs(context.catalog, half, epoch)
+        with Store.open(store.root, run=store.run_root) as other:
+            other.gc()
+        content.register_packs(context.catalog, packs, epoch)
+        assert context.locate([packs[0].objects[0].digest])
+        assert store.check(content=True).findings == ()
