@@ -110,6 +110,7 @@ def _check_store(
     started = time.monotonic()
     with part.catalog.read() as conn:
         own += _catalog(conn)
+        _disagreeing(conn, errors)
         packs = reach.recorded_packs(conn)
         layers = {layer.id: layer for layer in catalog_layers.list_layers(conn)}
         images = catalog_images.list_images(conn)
@@ -156,6 +157,32 @@ def _catalog(conn: Connection) -> Iterator[Finding]:
         yield Finding("store", "catalog", f"catalog: row {row} of {table} refers to a missing row of {parent}")
     for sentence in reach.unreferenced_rows(conn):
         yield Finding("store", "catalog", f"catalog: {sentence}")
+
+
+#: Data items whose object is missing or has another length.
+_DATA: Final = (
+    "SELECT r.id, d.key, d.size, o.size FROM {kind}_data d JOIN {kind} r ON r.seq = d.owner_id "
+    "LEFT JOIN object o ON o.id = d.object_id WHERE d.size <> coalesce(o.size, 0)"
+)
+
+
+def _disagreeing(conn: Connection, errors: _Errors) -> None:
+    """Note records that say something else than what is stored."""
+    query = (
+        "SELECT l.id, l.diff_digest, l.diff_size, c.key, c.size FROM layer l JOIN content c ON c.id = l.replay_content_id "
+        "WHERE l.diff_digest <> '' AND (l.diff_digest <> c.key OR l.diff_size <> c.size)"
+    )
+    for layer_id, digest, size, found, length in conn.execute(query):
+        if digest != found:
+            errors.add(errors.layers, layer_id, f"layer {layer_id}: layer content incorrect digest")
+        if size != length:
+            words = f"read {length} bytes instead of {size} bytes: layer content incorrect size"
+            errors.add(errors.layers, layer_id, f"layer {layer_id}: {words}")
+    for kind, found_errors in (("layer", errors.layers), ("image", errors.images), ("container", errors.containers)):
+        for record_id, key, _, length in conn.execute(_DATA.format(kind=kind)):
+            what = "is missing" if length is None else "has incorrect size"
+            words = f'{kind} {record_id}: data item "{printable(key)}": {kind} data item {what}'
+            errors.add(found_errors, record_id, words)
 
 
 def _all_objects(conn: Connection) -> Iterator[Location]:
@@ -263,4 +290,6 @@ def _words(kind: str, record_id: str, what: str, name: str, damage: verify.Findi
         return f'{kind} {record_id}: data item "{printable(name)}": {damage.message if damage.digest else missing}'
     if what == "file" and damage.digest:
         return f'layer {record_id}: file integrity checksum failed for "{printable(name)}"'
+    if what == "recipe" and damage.digest:
+        return f"layer {record_id}: layer content incorrect digest"
     return f"layer {record_id}: {damage.message}"

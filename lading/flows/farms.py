@@ -40,7 +40,10 @@ def lowerdirs(context: Context, layer: Layer, *, maximum: int, maps: Maps = NO_M
     steps = _steps(context, layer)
     if len(steps) > maximum and all(step.live is None for step in steps):
         return [_flattened(context, steps, maps)]
-    return [_folder(context, step, steps[position + 1 :], maps) for position, step in enumerate(steps)]
+    folders = [_folder(context, step, steps[position + 1 :], maps) for position, step in enumerate(steps)]
+    # A diff may come twice in a chain (empty ones often do), and overlay takes no folder twice. The higher one says
+    # all that the lower one said, so that nothing of the latter could be seen.
+    return list(dict.fromkeys(folders))
 
 
 def _steps(context: Context, layer: Layer) -> list[_Step]:

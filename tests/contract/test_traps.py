@@ -124,6 +124,23 @@ def test_very_long_chains(opened: Open) -> None:
     assert (point / "f300").read_bytes() == b"300"
 
 
+def test_a_diff_may_come_twice_in_a_chain(opened: Open) -> None:
+    """In one layer, in its child, and over what changed in between; empty ones most often."""
+    store = opened()
+    base = put(store)
+    store.layers.apply(base.id, io.BytesIO(BASE))
+    upper = put(store, UPPER, base.id)
+    empty = put(store, b"", put(store, b"", upper.id).id)
+    again = put(store, BASE, empty.id)
+
+    assert sorted(os.listdir(store.mount(empty.id) / "etc")) == ["a"]
+    point = store.mount(again.id)
+    assert sorted(os.listdir(point / "etc")) == ["a", "b"]
+    assert (point / "etc/a").read_bytes() == b"hello"
+    assert sorted(os.listdir(point / "usr/bin")) == ["x", "y"]
+    assert sorted(os.listdir(store.mount(base.id))) == ["etc", "hard", "link", "usr"]
+
+
 def test_volatile_containers_keep_their_data(opened: Open) -> None:
     """Across unmount and mount."""
     store = opened()
