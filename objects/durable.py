@@ -151,7 +151,7 @@ class Staging:
     def __init__(self, parent: Path) -> None:
         """Make the folder and take its lock."""
         self.path = parent / os.urandom(16).hex()
-        with translating(parent):
+        with translating(parent), _held(parent, fcntl.LOCK_SH):
             os.mkdir(self.path, 0o700)
             self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -189,28 +189,59 @@ def _remove(folder: Path) -> int:
     return freed
 
 
+#: Folders of dead owners that are handed out in one go: each takes a descriptor.
+_DEBRIS_MAX: Final = 256
+
+
+@contextlib.contextmanager
+def _held(parent: Path, operation: int) -> Iterator[None]:
+    """Hold the lock of the folder that staging folders lie in, for as long as one is made, or looked at."""
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, operation)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def debris(parent: Path) -> Iterator[tuple[Path, int]]:
     """Find staging folders whose owner is gone.
+
+    Nobody makes one while the locks are tried: a folder that was just made, and is not locked yet, would look dead.
 
     Yields:
         Folder and the descriptor that holds its lock; closed when the iteration goes on.
     """
+    found: list[tuple[Path, int]] = []
     try:
-        names = sorted(os.listdir(parent))
+        with _held(parent, fcntl.LOCK_EX):
+            for name in sorted(os.listdir(parent))[:_DEBRIS_MAX]:
+                lock = _lock_of_the_dead(parent / name)
+                if lock is not None:
+                    found.append((parent / name, lock))
     except FileNotFoundError:
         return
-    for name in names:
-        folder = parent / name
-        try:
-            lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    try:
+        while found:
+            folder, lock = found.pop(0)
+            try:
+                yield folder, lock
+            finally:
+                os.close(lock)
+    finally:
+        for _, lock in found:
             os.close(lock)
-            continue
-        try:
-            yield folder, lock
-        finally:
-            os.close(lock)
+
+
+def _lock_of_the_dead(folder: Path) -> int | None:
+    """Take the lock of a folder whose owner is gone; None when it lives, or the folder has gone."""
+    try:
+        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock

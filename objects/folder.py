@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import threading
 from collections import OrderedDict
@@ -69,7 +68,7 @@ class FolderBackend:
             return None
 
     def delete(self, name: str) -> bool:
-        """Remove a pack's file, and its folder when it was the last."""
+        """Remove a pack's file. Its folder stays: another process may be about to publish into it."""
         with self._lock:
             descriptor = self._open.pop(name, None)
             if descriptor is not None:
@@ -80,8 +79,6 @@ class FolderBackend:
         except FileNotFoundError:
             return False
         fsync_dir(path.parent)
-        with contextlib.suppress(OSError):  # others are in it
-            os.rmdir(path.parent)
         return True
 
     def __iter__(self) -> Iterator[str]:
