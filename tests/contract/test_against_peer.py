@@ -141,7 +141,7 @@ class Commands(RuleBasedStateMachine):
         """Of an image or of nothing, with maps now and then."""
         image = self.ref(data, "image") if data.draw(st.integers(0, 5)) else ""
         maps = data.draw(st.sampled_from([[], [], [], ["--uidmap", "0:1000:100"], ["--uidmap", "0:1:5:2:8:9"]]))
-        words = ["create-container", *self.new_id(data, "c"), *names, *volatile, *maps, *json_, image]
+        words = ["create-container", *self.new_id(data, "k"), *names, *volatile, *maps, *json_, image]
         self.made("container", self.pair.compare(*words))
 
     @rule(words=st.sampled_from([["layers"], ["layers", "-j"], ["layers", "-t"], ["images"], ["images", "-q"], ["images", "-j"],
