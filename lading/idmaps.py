@@ -65,6 +65,13 @@ class Maps:
         """Container IDs of an owner on the host. What is not mapped overflows, but for root, who may write anywhere."""
         return (_backward(self.uid, uid) if self.uid else uid, _backward(self.gid, gid) if self.gid else gid)
 
+    def has(self, uid: int, gid: int) -> bool:
+        """Tell whether an owner has a place."""
+        return all(
+            not ranges or any(0 <= number - item.container_id < item.size for item in ranges)
+            for ranges, number in ((self.uid, uid), (self.gid, gid))
+        )
+
     def refuse_unmapped(self, uids: Iterable[int], gids: Iterable[int]) -> None:
         """Refuse owners that have no host ID.
 

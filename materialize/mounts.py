@@ -99,6 +99,7 @@ def mount_overlay(
     volatile: bool = False,
     options: Mapping[str, str | None] | None = None,
     attributes: int = 0,
+    shifted: Mapping[Path, int] | None = None,
     abilities: MountAbilities,
 ) -> None:
     """Stack folders and show them at a mount point.
@@ -113,6 +114,7 @@ def mount_overlay(
         volatile: skip syncing.
         options: further overlay options; None as value of a flag.
         attributes: ``MOUNT_ATTR_`` bits of :func:`mount_options`.
+        shifted: for lowers whose owners are to be shown through a user namespace's maps, its descriptor.
         abilities: what works here.
 
     Raises:
@@ -125,7 +127,7 @@ def mount_overlay(
     if volatile and upper is not None:
         settings["volatile"] = None
     if abilities.new_mount_api and abilities.lowerdir_plus:
-        _mount_new(lowers, upper, work, target, source, _attributes(attributes, read_only), settings)
+        _mount_new(lowers, upper, work, target, source, _attributes(attributes, read_only), settings, shifted or {})
     else:
         _mount_old(lowers, upper, work, target, source, _attributes(attributes, read_only), settings)
     if upper is not None and not read_only and os.statvfs(target).f_flag & os.ST_RDONLY:
@@ -173,13 +175,19 @@ def _attributes(bits: int, read_only: bool) -> int:
 
 def _mount_new(
     lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, attributes: int,
-    settings: Mapping[str, str | None],
+    settings: Mapping[str, str | None], shifted: Mapping[Path, int],
 ) -> None:  # fmt: skip
     descriptor = syscalls.fsopen(b"overlay")
+    clones: list[int] = []
     try:
         syscalls.fsconfig_string(descriptor, b"source", source.encode())
         for lower in lowers:
-            syscalls.fsconfig_string(descriptor, b"lowerdir+", os.fsencode(lower))
+            shown = os.fsencode(lower)
+            if lower in shifted:
+                clones.append(syscalls.open_tree_clone(shown))
+                syscalls.mount_setattr_idmap(clones[-1], shifted[lower])
+                shown = b"/proc/self/fd/%d" % clones[-1]  # overlay takes a mount of its own from it
+            syscalls.fsconfig_string(descriptor, b"lowerdir+", shown)
         if upper is not None and work is not None:
             syscalls.fsconfig_string(descriptor, b"upperdir", os.fsencode(upper))
             syscalls.fsconfig_string(descriptor, b"workdir", os.fsencode(work))
@@ -197,6 +205,8 @@ def _mount_new(
     except OSError as error:
         raise _meaning(error, target, _kernel_words(descriptor)) from error
     finally:
+        for clone in clones:
+            os.close(clone)
         os.close(descriptor)
 
 

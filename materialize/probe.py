@@ -10,12 +10,13 @@ import os
 import shutil
 import tempfile
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
-from lading.errors import LadingError
-from lading.materialize import mounts, syscalls
+from lading.errors import LadingError, Unsupported
+from lading.materialize import mounts, shift, syscalls
+from lading.values import IDMap
 
 _FILE: Final = "abilities.json"
 
@@ -30,6 +31,7 @@ class Abilities:
     lowerdir_plus: bool
     trusted_xattrs: bool
     mknod: bool
+    shifted_lowers: bool  #: overlay takes lowerdirs whose owners are shifted by an id-mapped mount
 
 
 def probe(cache: Path, run: Path) -> Abilities:
@@ -70,16 +72,17 @@ def _try_out(cache: Path) -> Abilities:
     try:
         scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=cache))
     except OSError:
-        return Abilities(os.geteuid() == 0, False, False, False, False, False)
+        return Abilities(os.geteuid() == 0, False, False, False, False, False, False)
     try:
         trusted = _can(lambda: os.setxattr(scratch, "trusted.lading.probe", b"1"))
         device = _can(lambda: os.mknod(scratch / "device", 0o020600, os.makedev(0, 0)))
         api = _can(_try_fsopen)
         for lowerdir_plus in (True, False) if api else (False,):
-            abilities = Abilities(os.geteuid() == 0, True, api, lowerdir_plus, trusted, device)
+            abilities = Abilities(os.geteuid() == 0, True, api, lowerdir_plus, trusted, device, False)
             if _can(lambda: _try_overlay(scratch, abilities)):  # noqa: B023 - called within the round
-                return abilities
-        return Abilities(os.geteuid() == 0, False, api, False, trusted, device)
+                shifted = lowerdir_plus and _can(lambda: _try_shifted(scratch, abilities))  # noqa: B023 - as above
+                return replace(abilities, shifted_lowers=shifted)
+        return Abilities(os.geteuid() == 0, False, api, False, trusted, device, False)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -110,3 +113,30 @@ def _try_overlay(scratch: Path, abilities: Abilities) -> None:
         (merged / "written").write_bytes(b"x")
     finally:
         mounts.unmount(merged)
+
+
+def _try_shifted(scratch: Path, abilities: Abilities) -> None:
+    """Mount a stack over a lowerdir with shifted owners, look at them, and write to a file of it."""
+    folders = [scratch / f"shifted-{name}" for name in ("lower", "upper", "work", "merged")]
+    for folder in folders:
+        folder.mkdir()
+    lower, upper, work, merged = folders
+    (lower / "file").write_bytes(b"x")
+    ranges = [IDMap(0, 10_000, 10)]
+    namespace = shift.namespace(ranges, ranges)
+    try:
+        mounts.mount_overlay(
+            [lower], upper, work, merged, source="lading:probe", read_only=False, shifted={lower: namespace},
+            abilities=abilities,
+        )  # fmt: skip
+        try:
+            if os.stat(merged / "file").st_uid != 10_000:
+                raise Unsupported("owners are not shifted")
+            with open(merged / "file", "ab") as file:
+                file.write(b"y")
+            if os.stat(upper / "file").st_uid != 10_000:
+                raise Unsupported("owners are not shifted when a file is copied up")
+        finally:
+            mounts.unmount(merged)
+    finally:
+        os.close(namespace)

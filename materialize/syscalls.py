@@ -1,6 +1,6 @@
 """The mount system calls, by ctypes: the fd-based interface and the old one.
 
-Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), mount(2), umount2(2).
+Source: fsopen(2), fsconfig(2), fsmount(2), move_mount(2), open_tree(2), mount_setattr(2), mount(2), umount2(2).
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from typing import Final
 _libc = ctypes.CDLL(None, use_errno=True)
 
 #: Numbers that all architectures share: these calls came after the tables were unified.
+_OPEN_TREE: Final = 428
 _MOVE_MOUNT: Final = 429
 _FSOPEN: Final = 430
 _FSCONFIG: Final = 431
 _FSMOUNT: Final = 432
+_MOUNT_SETATTR: Final = 442
 
 FSOPEN_CLOEXEC: Final = 1
 FSCONFIG_SET_FLAG: Final = 0
@@ -27,7 +29,10 @@ MOUNT_ATTR_RDONLY: Final = 1
 MOUNT_ATTR_NOSUID: Final = 2
 MOUNT_ATTR_NODEV: Final = 4
 MOUNT_ATTR_NOEXEC: Final = 8
+MOUNT_ATTR_IDMAP: Final = 0x00100000
+OPEN_TREE_CLONE: Final = 1
 _AT_FDCWD: Final = -100
+_AT_EMPTY_PATH: Final = 0x1000
 
 MS_RDONLY: Final = 1
 MS_REMOUNT: Final = 32
@@ -71,6 +76,17 @@ def fsmount(descriptor: int, attributes: int) -> int:
 def move_mount(descriptor: int, target: bytes) -> None:
     """Attach a mount."""
     _call(_MOVE_MOUNT, descriptor, b"", _AT_FDCWD, target, MOVE_MOUNT_F_EMPTY_PATH)
+
+
+def open_tree_clone(path: bytes) -> int:
+    """Clone the mount that a path is on, from that path on, attached nowhere; returns a descriptor."""
+    return _call(_OPEN_TREE, _AT_FDCWD, path, OPEN_TREE_CLONE | os.O_CLOEXEC)
+
+
+def mount_setattr_idmap(descriptor: int, namespace: int) -> None:
+    """Show a detached mount's owners through the maps of a user namespace."""
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP, 0, 0, namespace)
+    _call(_MOUNT_SETATTR, descriptor, b"", _AT_EMPTY_PATH, bytes(attributes), ctypes.sizeof(attributes))
 
 
 def mount(source: bytes, target: bytes, filesystem: bytes, flags: int, options: bytes) -> None:

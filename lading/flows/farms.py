@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from lading import trees
 from lading.catalog import content as catalog_content
+from lading.catalog.database import Connection
 from lading.errors import InUse
 from lading.flows import areas, stores, views
 from lading.flows.context import Context
@@ -28,7 +29,15 @@ class _Step:
     live: Path | None = None
 
 
-def lowerdirs(context: Context, layer: Layer, *, maximum: int, maps: Maps = NO_MAPS) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class Lower:
+    """A folder to stack."""
+
+    path: Path
+    shifted: bool = False  #: its owners are the container's, to be shifted by the mount
+
+
+def lowerdirs(context: Context, layer: Layer, *, maximum: int, maps: Maps = NO_MAPS) -> list[Lower]:
     """Make the lowerdirs of a layer's mount, topmost first.
 
     Args:
@@ -63,19 +72,39 @@ def _steps(context: Context, layer: Layer) -> list[_Step]:
     return steps
 
 
-def _folder(context: Context, step: _Step, below: Sequence[_Step], maps: Maps) -> Path:
+def _folder(context: Context, step: _Step, below: Sequence[_Step], maps: Maps) -> Lower:
     if step.live is not None:
-        if areas.maps_of(step.live.parent) != maps:
+        found = areas.maps_of(step.live.parent)
+        if found != maps and (found or not context.abilities.shifted_lowers):
             raise InUse(f"{step.live} is mounted for writing under other ID maps; unmount it first")
-        return step.live
+        return Lower(step.live, found != maps)
     with step.home.catalog.read() as conn:
         implied = catalog_content.has_implied(conn, step.key)
+        shifted = bool(maps) and context.abilities.shifted_lowers and _covers(conn, step.key, maps)
+    built = NO_MAPS if shifted else maps
     if not implied:
-        name = _name(step.key, *_digest(maps))
-        return find_farm(context.layout.cache, name) or _build(context, name, maps.shown(_entries(step)))
-    entries, inherited = trees.inherit(_tree(below), _entries(step))
-    name = _name(step.key, inherited, *_digest(maps))
-    return find_farm(context.layout.cache, name) or _build(context, name, maps.shown(entries))
+        name = _name(step.key, *_digest(built))
+        path = find_farm(context.layout.cache, name) or _build(context, name, built.shown(_entries(step)))
+        return Lower(path, shifted)
+    tree = _tree(below)
+    entries, inherited = trees.inherit(tree, _entries(step))
+    if shifted and not _covers_all(entries, maps):
+        shifted, built = False, maps
+    name = _name(step.key, inherited, *_digest(built))
+    return Lower(find_farm(context.layout.cache, name) or _build(context, name, built.shown(entries)), shifted)
+
+
+def _covers(conn: Connection, key: str, maps: Maps) -> bool:
+    """Tell whether maps have a place for every owner in a content; a mount can show no others."""
+    query = (
+        "SELECT DISTINCT i.uid, i.gid FROM content c JOIN entry e ON e.content_id = c.id JOIN inode i ON i.id = e.inode_id "
+        "WHERE c.key = ?"
+    )
+    return all(maps.has(uid, gid) for uid, gid in conn.execute(query, (key,)))
+
+
+def _covers_all(entries: Sequence[Entry], maps: Maps) -> bool:
+    return all(maps.has(entry.inode.uid, entry.inode.gid) for entry in entries if entry.inode is not None)
 
 
 def _digest(maps: Maps) -> list[str]:
@@ -99,13 +128,11 @@ def _entries(step: _Step) -> list[Entry]:
         return catalog_content.entries(conn, step.key)
 
 
-def _flattened(context: Context, steps: Sequence[_Step], maps: Maps) -> Path:
+def _flattened(context: Context, steps: Sequence[_Step], maps: Maps) -> Lower:
     """One farm of the full tree of many contents."""
     name = _name("flat", *(step.key for step in steps), *_digest(maps))
     found = find_farm(context.layout.cache, name)
-    if found is not None:
-        return found
-    return _build(context, name, maps.shown(_tree(steps).values()))
+    return Lower(found or _build(context, name, maps.shown(_tree(steps).values())))
 
 
 def _build(context: Context, name: str, entries: Sequence[Entry]) -> Path:

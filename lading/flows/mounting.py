@@ -26,6 +26,7 @@ from lading.materialize import mounts as kernel
 from lading.materialize.copy import copy_tree, write_stat_index
 from lading.materialize.mounttable import MountRecord
 from lading.materialize.pool import cache_lock
+from lading.materialize.shift import namespace
 from lading.objects.durable import make_dir
 from lading.values import PRESENT, Container, Entry, Image, Inode, Layer, component_key
 
@@ -197,7 +198,8 @@ def _mount_overlay(context: Context, layer: Layer, wish: MountWish) -> Path:
 
 
 def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
-    lowers = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX, maps=wish.maps)
+    found = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX, maps=wish.maps)
+    lowers = [lower.path for lower in found]
     used = [path for path in lowers if path.is_relative_to(context.layout.layers)]
     upper = work = None
     if not wish.read_only:
@@ -216,13 +218,27 @@ def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
     settings, attributes = kernel.mount_options(wish.options)
     if wish.label:
         settings["context"] = wish.label
-    kernel.mount_overlay(
-        lowers, upper, work, target, source=f"lading:{layer.id}", read_only=wish.read_only or "ro" in wish.options,
-        volatile=wish.volatile or "volatile" in wish.options, options=settings, attributes=attributes,
-        abilities=context.abilities,
-    )  # fmt: skip
+    with _shifted([lower.path for lower in found if lower.shifted], wish.maps) as shifted:
+        kernel.mount_overlay(
+            lowers, upper, work, target, source=f"lading:{layer.id}", read_only=wish.read_only or "ro" in wish.options,
+            volatile=wish.volatile or "volatile" in wish.options, options=settings, attributes=attributes,
+            shifted=shifted, abilities=context.abilities,
+        )  # fmt: skip
     areas_used = [_area_of(context, path) for path in used]
     return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=areas_used).path
+
+
+@contextmanager
+def _shifted(paths: Sequence[Path], maps: Maps) -> Iterator[dict[Path, int]]:
+    """For folders whose owners the mount is to shift: the namespace that has the maps."""
+    if not paths:
+        yield {}
+        return
+    descriptor = namespace(maps.uid, maps.gid)
+    try:
+        yield dict.fromkeys(paths, descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _area_of(context: Context, path: Path) -> Path:
