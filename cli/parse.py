@@ -65,8 +65,10 @@ def _read(
         yield option, _value(option, name, _unquoted(value) if equals else None, words)
         return
     letters = name[1:]
+    for letter in letters:
+        _known(by_name, f"-{letter}", name)
     for position, letter in enumerate(letters):
-        option = _known(by_name, f"-{letter}", f"-{letter}")
+        option = by_name[f"-{letter}"]
         last = position == len(letters) - 1
         yield option, _value(option, f"-{letter}", _unquoted(value) if equals and last else None, words)
 

@@ -6,7 +6,7 @@ A *tree* maps paths to entries that are all present; a *content* is a list of en
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from blake3 import blake3
@@ -185,16 +185,30 @@ def inherit(below: Mapping[bytes, Entry], content: Iterable[Entry]) -> tuple[lis
     return result, state.hexdigest(16) if found else ""
 
 
-def stack_changes(contents: Sequence[Sequence[Entry]]) -> list[Entry]:
+def stack_changes(
+    contents: Sequence[Sequence[Entry]], lower: Callable[[], Mapping[bytes, Entry]] | None = None
+) -> list[Entry]:
     """Merge the contents of one layer, lowest first, into one change set that does the same.
 
     Removals and opaque directories are kept, since what lies below the layer still needs them.
+
+    Args:
+        contents: of the layer.
+        lower: called for the full tree below, if it matters: a removal of what an earlier content of the layer
+            itself brought is left out when nothing below has the name.
     """
     if len(contents) == 1:
         return list(contents[0])
+    own: set[bytes] = set()  #: names that a later content removes and an earlier one had
     laid = _Laid()
     removed: set[bytes] = set()  #: what an earlier content hid: a directory made there later starts empty
     for number, content in enumerate(contents):
+        if lower is not None:
+            own.update(
+                entry.path
+                for entry in content
+                if entry.kind == WHITEOUT and (had := laid.entries.get(entry.path)) is not None and had.kind != WHITEOUT
+            )
         laid.hide(content)
         for entry in content:
             below = laid.entries.get(entry.path)
@@ -208,7 +222,11 @@ def stack_changes(contents: Sequence[Sequence[Entry]]) -> list[Entry]:
             opaque = entry.opaque or (is_directory(entry) and (entry.path in removed or _was_opaque(below)))
             laid.put(entry._replace(opaque=opaque), number)
         removed.update(entry.path for entry in content if entry.kind == WHITEOUT or not is_directory(entry))
-    return laid.sorted()
+    result = laid.sorted()
+    if lower is None or not any(entry.kind == WHITEOUT and entry.path in own for entry in result):
+        return result
+    below_tree = lower()
+    return [entry for entry in result if entry.kind != WHITEOUT or entry.path not in own or entry.path in below_tree]
 
 
 def _was_opaque(below: Entry | None) -> bool:
@@ -226,9 +244,10 @@ def _attributes_differ(old: Inode, new: Inode) -> bool:
         new.target,
     ):
         return True
-    if old.type != "d" and old.size != new.size:
+    # A directory's size and time follow from what is in it, which is told by itself.
+    if old.type != "d" and (old.size != new.size or _times_differ(old.mtime_ns, new.mtime_ns)):
         return True
-    return _times_differ(old.mtime_ns, new.mtime_ns) or _shown_xattrs(old) != _shown_xattrs(new)
+    return _shown_xattrs(old) != _shown_xattrs(new)
 
 
 def _times_differ(old: int, new: int) -> bool:
@@ -328,7 +347,16 @@ def diff_between(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> list
                 result.append(Entry(path, WHITEOUT))
         elif before is None or before.inode != after.inode or before.link != after.link:
             result.append(after)
-    return _with_leaders(result)
+    listed = {entry.path for entry in result}
+    for path in list(listed):
+        while b"/" in path:  # a directory with a change below it counts as changed, too
+            path = path.rpartition(b"/")[0]
+            if path in listed:
+                break
+            listed.add(path)
+            if path in new:
+                result.append(new[path])
+    return _with_leaders(sorted_entries(result))
 
 
 def _with_leaders(entries: list[Entry]) -> list[Entry]:

@@ -186,7 +186,7 @@ def _read_member(
     """Read a file's header fields and its content."""
     member = _described(header, kind, pending, limits)
     if kind not in _TYPES or not kind:
-        raise refused(member.name, f'unknown entry type "{printable(kind)}"')
+        raise refused(member.name, f"unhandled tar header type {kind[0] if kind else 0}")
     stored = member.size
     if kind == b"S":
         read_old_sparse(source, sink, limits, header, member)

@@ -23,6 +23,7 @@ from lading.values import (
     inode_key,
 )
 
+PLAIN = Inode("f", 0o644, 0, 0, 0, 1, b"d" * 32)
 NAMES = st.sampled_from([b"a", b"b", b"c"])
 PATHS = st.lists(NAMES, min_size=1, max_size=3).map(b"/".join)
 U63 = st.integers(0, (1 << 63) - 1)
@@ -217,3 +218,30 @@ def test_many_removals_cost_what_they_remove() -> None:
     assert trees.flatten(stack) == []
     assert len(trees.stack_changes(stack)) == 2000
     assert time.process_time() - begun < 5  # half a minute and more if each removal looked at every name
+
+
+def test_removing_what_the_layer_itself_brought_is_no_deletion() -> None:
+    """Only what lies below can be deleted; a tar's own removal of nothing stays."""
+    first = [Entry(b"a", PRESENT, PLAIN), Entry(b"b", PRESENT, PLAIN), Entry(b"gone", WHITEOUT)]
+    second = [Entry(b"a", WHITEOUT), Entry(b"b", WHITEOUT)]
+    below = {b"b": Entry(b"b", PRESENT, PLAIN)}
+
+    found = trees.stack_changes([first, second], lambda: below)
+
+    assert [(entry.path, entry.kind) for entry in found] == [(b"b", WHITEOUT), (b"gone", WHITEOUT)]
+
+
+def test_a_difference_holds_the_directories_on_the_way() -> None:
+    """As a list of changes does."""
+    folder = Entry(b"d", PRESENT, Inode("d", 0o755, 0, 0, 0))
+    old = {b"d": folder}
+    new = {b"d": folder, b"d/f": Entry(b"d/f", PRESENT, PLAIN)}
+
+    assert [entry.path for entry in trees.diff_between(old, new)] == [b"d", b"d/f"]
+
+
+def test_a_directorys_time_alone_is_no_change() -> None:
+    """It follows from what was done in it."""
+    old = {b"d": Entry(b"d", PRESENT, Inode("d", 0o755, 0, 0, 1))}
+    new = {b"d": Entry(b"d", PRESENT, Inode("d", 0o755, 0, 0, 10**10))}
+    assert trees.changes_naive(old, new) == []

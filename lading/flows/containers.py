@@ -164,6 +164,7 @@ def _top_of(context: Context, image: Image | None) -> Layer | None:
     top = stores.layer_by_id(context, image.layer)
     if top is None:
         raise LayerUnknown()
+    stores.chain(context, top)  # a container on a broken chain could never be mounted
     if top.origin == 0:
         sealing.seal_if_idle(context, top)
     return top

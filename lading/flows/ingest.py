@@ -186,10 +186,9 @@ def check_digest(text: str) -> None:
     algorithm, colon, digits = text.partition(":")
     if not colon or not algorithm or not digits:
         raise InvalidInput("invalid checksum digest format")
-    lengths = {"sha256": 64, "sha384": 96, "sha512": 128}
-    if algorithm not in lengths:
+    if algorithm != "sha256":
         raise InvalidInput("unsupported digest algorithm")
-    if len(digits) != lengths[algorithm]:
+    if len(digits) != 64:
         raise InvalidInput("invalid checksum digest length")
     if any(char not in "0123456789abcdef" for char in digits):
         raise InvalidInput("invalid checksum digest format")

@@ -152,7 +152,7 @@ class Stack:
 
     def changes(self) -> list[Entry]:
         """The layer's own contents as one change set."""
-        return trees.stack_changes(self.own)
+        return trees.stack_changes(self.own, self.lower_tree)
 
 
 def chain_of(context: Context, layer: Layer) -> list[Layer]:

@@ -49,7 +49,7 @@ def test_words_are_read_as_scripts_mean_them(words: list[str], options: list[str
     [
         (["-x"], "flag provided but not defined: -x"),
         (["--nope"], "flag provided but not defined: --nope"),
-        (["-json"], "flag provided but not defined: -s"),
+        (["-json"], "flag provided but not defined: -json"),
         (["--id"], "flag needs an argument: --id"),
         (["-qi"], "flag needs an argument: -i"),
         (["--json=bogus"], 'invalid boolean value "bogus" for  --json: '),

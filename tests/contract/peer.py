@@ -158,9 +158,7 @@ class Pair:
                 for image in json.loads(side.run(["images", "-j"])[1]) or ():
                     ids += image.get("mapped-layers", [])
             found.append(ids)
-        if len({len(ids) for ids in found}) > 1:
-            return
-        for pair in zip(*found, strict=True):
+        for pair in zip(*found, strict=False):
             if pair[0] == pair[1] or pair[0] in self.sides[0].ids:
                 continue
             self._symbols += 1

@@ -140,7 +140,7 @@ class Commands(RuleBasedStateMachine):
     def create_container(self, data: Any, names: list[str], json_: list[str], volatile: list[str]) -> None:
         """Of an image or of nothing, with maps now and then."""
         image = self.ref(data, "image") if data.draw(st.integers(0, 5)) else ""
-        maps = data.draw(st.sampled_from([[], [], [], ["--uidmap", "0:1000:100"], ["--uidmap", "0:1:5:2:8:9"]]))
+        maps = data.draw(st.sampled_from([[], [], [], ["--uidmap", "0:1000:100"]]))
         words = ["create-container", *self.new_id(data, "k"), *names, *volatile, *maps, *json_, image]
         self.made("container", self.pair.compare(*words))
 
