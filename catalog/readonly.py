@@ -18,7 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 from lading.catalog.database import Catalog, Connection, Tracked, meaning, peewee, sqlite
-from lading.errors import Busy, Corrupt
+from lading.errors import Busy, Corrupt, Unsupported
 
 
 class ReadOnlyCatalog(Catalog):
@@ -36,7 +36,7 @@ class ReadOnlyCatalog(Catalog):
         """Open a catalog's file.
 
         Raises:
-            Unsupported: a newer version wrote it.
+            Unsupported: a newer version wrote it, or an older one.
             Corrupt: it is missing, or no catalog.
         """
         from lading.catalog import migrations
@@ -46,7 +46,10 @@ class ReadOnlyCatalog(Catalog):
         catalog = cls(path, journal, lock, wait_s)
         try:
             catalog._connect()
-            migrations.check_version(catalog.connection())
+            if not migrations.is_current(catalog.connection()):
+                raise Unsupported(
+                    f"{path} was written by an older version: open it once for writing, to bring it up to date"
+                )
         except sqlite.DatabaseError as error:
             catalog.close()
             raise meaning(error, path) from error

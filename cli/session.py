@@ -98,7 +98,8 @@ class Session:
             return None
         from lading.userns import run
 
-        ended = run([sys.argv[0], *sys.argv[1:]], {**os.environ, _UNSHARED: "1"})
+        program = [sys.executable, sys.argv[0]] if sys.argv[0].endswith(".py") else [sys.argv[0]]
+        ended = run([*program, *sys.argv[1:]], {**os.environ, _UNSHARED: "1"})
         return ended.status if ended.status >= 0 else 128 - ended.status
 
     def close(self) -> None:

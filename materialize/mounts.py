@@ -124,6 +124,7 @@ def mount_overlay(
     settings: dict[str, str | None] = {**_FIXED, **(options or {})}
     if not abilities.trusted_xattrs:
         settings["userxattr"] = None
+        settings["redirect_dir"] = "nofollow"  # the kernel takes no other word for "off" beside it
     if volatile and upper is not None:
         settings["volatile"] = None
     if abilities.new_mount_api and abilities.lowerdir_plus:

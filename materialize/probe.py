@@ -49,19 +49,21 @@ def probe(cache: Path, run: Path) -> Abilities:
     if run.is_dir():
         with suppress(OSError):  # it is only remembered to save time
             temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({"boot": _boot(), "uid": os.geteuid(), **asdict(found)}))
+            temporary.write_text(json.dumps({**_who(), **asdict(found)}))
             os.rename(temporary, note)
     return found
 
 
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+def _who() -> dict[str, str | int]:
+    """For whom an answer holds: a boot, a user, a user namespace."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return {"boot": boot, "uid": os.geteuid(), "namespace": os.stat("/proc/self/ns/user").st_ino}
 
 
 def _read(note: Path) -> Abilities | None:
     try:
         values = json.loads(note.read_bytes())
-        if values.pop("boot") != _boot() or values.pop("uid") != os.geteuid():
+        if any(values.pop(key) != value for key, value in _who().items()):
             return None
         return Abilities(**{field.name: bool(values[field.name]) for field in fields(Abilities)})
     except (OSError, ValueError, KeyError, TypeError):

@@ -292,3 +292,14 @@ def test_progress_goes_to_terminals_only(lading: Run, tmp_path: Path) -> None:
         os.close(main)
         assert process.wait() == 0
         assert (b"import-layer" in seen) is expected
+
+
+@pytest.mark.privileged
+def test_a_command_in_a_user_namespace(lading: Run, tmp_path: Path) -> None:
+    """Its exit status is the command's; overlay works there, too."""
+    ok(lading("create-layer", "-i", "x"))
+    assert ok(lading("layers", "-q", "-U")) == "x\n"
+    done = lading("copy", "-U", "-s", "overlay", "/etc/hostname", "x:/h")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ok(lading("changes", "-s", "overlay", "x")) == 'Add "/h"\n'
+    assert lading("layer", "-U", "nosuch").returncode == 1
