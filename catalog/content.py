@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final
 
 from lading.catalog.database import Catalog, Connection, WriteTransaction
+from lading.catalog.encoding import pack_pairs, pack_regions, unpack_pairs, unpack_regions
 from lading.catalog.paths import path_to_text, text_to_path
 from lading.errors import Corrupt
 from lading.values import IMPLIED, Entry, Inode, Location, PackContents, inode_key
@@ -380,35 +381,3 @@ def has_opaque_root(conn: Connection, key: str) -> bool:
 def _has(conn: Connection, key: str, condition: str, value: int) -> bool:
     query = f"SELECT 1 FROM content c JOIN entry e ON e.content_id = c.id WHERE c.key = ? AND {condition} LIMIT 1"
     return conn.execute(query, (key, value)).fetchone() is not None
-
-
-def pack_pairs(pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """Encode extended attributes: for each, lengths of name and value (4 bytes little-endian), name, value."""
-    return b"".join(
-        len(name).to_bytes(4, "little") + len(value).to_bytes(4, "little") + name + value for name, value in pairs
-    )
-
-
-def unpack_pairs(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Decode extended attributes."""
-    position = 0
-    while position < len(data):
-        name = int.from_bytes(data[position : position + 4], "little")
-        value = int.from_bytes(data[position + 4 : position + 8], "little")
-        position += 8
-        yield data[position : position + name], data[position + name : position + name + value]
-        position += name + value
-
-
-def pack_regions(regions: Sequence[tuple[int, int]]) -> bytes:
-    """Encode a sparse map: offset and length of each region, 8 bytes little-endian each."""
-    return b"".join(offset.to_bytes(8, "little") + length.to_bytes(8, "little") for offset, length in regions)
-
-
-def unpack_regions(data: bytes) -> Iterator[tuple[int, int]]:
-    """Decode a sparse map."""
-    for position in range(0, len(data), 16):
-        yield (
-            int.from_bytes(data[position : position + 8], "little"),
-            int.from_bytes(data[position + 8 : position + 16], "little"),
-        )

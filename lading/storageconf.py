@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -22,17 +22,17 @@ _RUN: Final = "/run/containers/storage"
 #: Pull options that are shown although nobody set them.
 _PULL_DEFAULTS: Final = {"enable_partial_images": "false", "use_hard_links": "false", "ostree_repos": ""}
 
-#: Keys of ``[storage.options]`` that are driver options under a general name.
-_GENERAL: Final = ("size", "mount_program", "skip_mount_home", "ignore_chown_errors", "mountopt", "force_mask")
+#: Keys of ``[storage.options]`` that are driver options under a general name. Here and below the order is the
+#: one in which ``status`` shows them.
+_GENERAL: Final = ("size", "mount_program", "skip_mount_home", "ignore_chown_errors", "force_mask", "mountopt")
 
-#: Tables of drivers that this project does not have: read by nobody, and no reason for a warning.
+#: Tables of drivers that this project does not have: used by nobody, and no reason for a warning.
 _FOREIGN: Final = frozenset({"btrfs", "zfs", "aufs", "thinpool"})
 
 _OPTIONS: Final = frozenset(
     {
         *_GENERAL, "additionalimagestores", "additionallayerstores", "root-auto-userns-user", "auto-userns-min-size",
-        "auto-userns-max-size", "disable-volatile", "pull_options", "overlay", "vfs", "remap-uids", "remap-gids",
-        "remap-user", "remap-group", *_FOREIGN,
+        "auto-userns-max-size", "disable-volatile", "pull_options", "overlay", "vfs", *_FOREIGN,
     }
 )  # fmt: skip
 _STORAGE: Final = frozenset(
@@ -40,12 +40,14 @@ _STORAGE: Final = frozenset(
         "driver", "graphroot", "runroot", "rootless_storage_path", "imagestore", "driver_priority", "transient_store", "options",
     }
 )  # fmt: skip
-_DRIVER_KEYS: Final = {
+_DRIVER_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "overlay": (
-        "mountopt", "mount_program", "size", "inodes", "ignore_chown_errors", "force_mask", "skip_mount_home", "use_composefs",
+        "ignore_chown_errors", "mount_program", "mountopt", "size", "inodes", "skip_mount_home", "force_mask", "use_composefs",
     ),
     "vfs": ("ignore_chown_errors",),
 }  # fmt: skip
+
+_RENAMED: Final = "Switching default driver from overlay2 to the equivalent overlay driver"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +73,21 @@ class StorageConf:
 def find(environ: Mapping[str, str], uid: int, *, system: tuple[Path, ...] = SYSTEM_FILES) -> Path | None:
     """Find the file that counts; None when there is none.
 
+    Args:
+        environ: the environment; ``CONTAINERS_STORAGE_CONF`` names the only file that counts.
+        uid: the effective user; others than root have a file of their own even without ``XDG_CONFIG_HOME``.
+        system: where the system's file may be.
+
     Raises:
         InvalidInput: the one that the environment names does not exist.
     """
     named = environ.get("CONTAINERS_STORAGE_CONF")
-    if named:
-        if not os.path.exists(named):
-            raise InvalidInput(f"stat {printable(named)}: no such file or directory")
+    if named is not None:
+        # Set but empty is not "unset": whoever meant a file must not get the system's store instead.
+        try:
+            os.stat(named)
+        except (OSError, ValueError) as error:
+            raise InvalidInput(_stat_words(named, error)) from error
         return Path(named)
     home = environ.get("XDG_CONFIG_HOME")
     if not home and uid != 0:
@@ -104,32 +114,42 @@ def load(
         system: where the system's file may be.
 
     Raises:
-        InvalidInput: the file is missing though named, is no TOML, or has a value of a wrong type.
+        InvalidInput: the file is missing though named, is no TOML, or has a value of a wrong type; a root is
+            empty, or the image store is the graph root.
     """
     chosen = path or find(environ, uid, system=system)
-    conf = StorageConf()
-    if chosen is not None:
-        conf = _from_file(chosen)
+    driver = "" if raw else environ.get("STORAGE_DRIVER", "")
+    conf = _from_file(chosen, driver) if chosen is not None else _decoded({}, Path(), driver)
     if raw:
         return conf
+    named = path is not None or "CONTAINERS_STORAGE_CONF" in environ
+    if uid != 0 and not named and chosen in system:
+        conf = _for_others(conf)
     graph, run = _default_roots(environ, uid)
-    if uid != 0 and conf.rootless_storage_path:
-        graph = conf.rootless_storage_path
-    if uid != 0 and chosen is not None and chosen in system:
-        conf = replace(conf, graph_root="", run_root="")  # the system's file says where root keeps things
+    rootless = _expanded("rootless_storage_path", conf.rootless_storage_path, environ, uid)
     conf = replace(
-        conf, graph_root=_expanded(conf.graph_root or graph, environ, uid),
-        run_root=_expanded(conf.run_root or run, environ, uid),
-        image_store=_expanded(conf.image_store, environ, uid) if conf.image_store else "",
-        driver=environ.get("STORAGE_DRIVER") or conf.driver,
+        conf, graph_root=_expanded("graphroot", conf.graph_root or (rootless if uid else "") or graph, environ, uid),
+        run_root=_expanded("runroot", conf.run_root or run, environ, uid), rootless_storage_path=rootless,
+        image_store=_expanded("imagestore", conf.image_store, environ, uid),
     )  # fmt: skip
-    if "STORAGE_OPTS" in environ:
-        conf = replace(conf, driver_options=tuple(word for word in environ["STORAGE_OPTS"].split(",") if word))
-    if conf.driver == "overlay2":
-        conf = replace(conf, driver="overlay")
+    options = environ.get("STORAGE_OPTS")
+    if options is not None:
+        # An empty word between commas stays, to be refused where options are understood.
+        conf = replace(conf, driver_options=tuple(options.split(",")) if options else ())
     if conf.image_store and conf.image_store == conf.graph_root:
-        raise InvalidInput(f"imagestore {conf.image_store} must either be not set or be a different than graphroot")
+        shown = printable(conf.image_store)
+        raise InvalidInput(f"imagestore {shown} must either be not set or be a different than graphroot")
     return conf
+
+
+def _for_others(conf: StorageConf) -> StorageConf:
+    """What the system's file tells users other than root; the rest of it is about root's own store."""
+    owners = [option for option in conf.driver_options if "ignore_chown_errors" in option]
+    return StorageConf(
+        rootless_storage_path=conf.rootless_storage_path, driver=conf.driver, driver_priority=conf.driver_priority,
+        driver_options=tuple(owners[:1]) if conf.driver == "overlay" else (), pull_options=conf.pull_options,
+        warnings=conf.warnings,
+    )  # fmt: skip
 
 
 def _default_roots(environ: Mapping[str, str], uid: int) -> tuple[str, str]:
@@ -152,38 +172,76 @@ def _is_private(path: str, uid: int) -> bool:
     return found.st_uid == uid and found.st_mode & 0o777 == 0o700
 
 
-def _expanded(path: str, environ: Mapping[str, str], uid: int) -> str:
-    """Put variables in, and follow links as far as the path exists."""
+def _expanded(key: str, path: str, environ: Mapping[str, str], uid: int) -> str:
+    """Put variables in, and follow links as far as the path exists; an empty path stays empty."""
+    if not path:
+        return ""
     values = {**environ, "UID": str(uid)}
-    text = re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda match: values.get(match[1] or match[2], ""), path)
-    return os.path.realpath(text) if text else text
-
-
-def _from_file(path: Path) -> StorageConf:
+    text = re.sub(r"\$(?:(\w+)|\{(\w+)\})", lambda match: values.get(match[1] or match[2], ""), path, flags=re.ASCII)
+    # An unset variable must not make the current folder a store.
+    if not text:
+        raise InvalidInput(f"{key} must be set")
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
-    except FileNotFoundError as error:
-        raise InvalidInput(f"reload: stat {printable(str(path))}: no such file or directory") from error
+        return os.path.realpath(text)
+    except ValueError as error:
+        raise InvalidInput(f"{key} {printable(text)}: {error}") from error
+
+
+def _stat_words(path: str, error: OSError | ValueError) -> str:
+    words = (error.strerror or "").lower() if isinstance(error, OSError) else "invalid argument"
+    return f"stat {printable(path)}: {words}"
+
+
+def _from_file(path: Path, driver: str) -> StorageConf:
+    try:
+        os.stat(path)
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise InvalidInput(f"reload: {_stat_words(str(path), error)}") from error
     except OSError as error:
         raise InvalidInput(f"reload: open {printable(str(path))}: {(error.strerror or '').lower()}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        line = re.search(r"line (\d+)", str(error))
-        words = printable(re.sub(r" \(at .*\)$", "", str(error)))
-        raise InvalidInput(f"reload: toml: line {line[1] if line else 1}: {words}") from error
-    storage = _table(values, "storage", path)
-    options = _table(storage, "options", path)
+    try:
+        values = tomllib.loads(content.decode())
+    except UnicodeDecodeError as error:
+        raise _broken(content.count(b"\n", 0, error.start) + 1, "invalid UTF-8 byte") from error
+    except ValueError as error:  # besides TOMLDecodeError: a number of more digits than Python converts
+        place = re.search(r" \(at (?:line (\d+), column \d+|end of document)\)$", str(error))
+        line = int(place[1]) if place and place[1] else content.count(b"\n") + 1 if place else 1
+        raise _broken(line, str(error)[: place.start()] if place else str(error)) from error
+    except RecursionError as error:
+        raise _broken(1, "nested too deep") from error
+    return _decoded(values, path, driver)
+
+
+def _broken(line: int, words: str) -> InvalidInput:
+    return InvalidInput(f"reload: toml: line {line}: {printable(words)}")
+
+
+def _decoded(values: Mapping[str, Any], path: Path, driver: str) -> StorageConf:
+    """The settings of a file.
+
+    Args:
+        values: its content.
+        path: where it lies, for messages.
+        driver: the one that the environment names; it also decides which table counts.
+    """
+    top = _canonical(values, ("storage",))
+    storage = _canonical(_table(top, "storage", path), _STORAGE)
+    options = _canonical(_table(storage, "options", path), _OPTIONS)
+    tables = {name: _canonical(_table(options, name, path), known) for name, known in _DRIVER_KEYS.items()}
     warnings = []
-    unknown = list(_unknown(values, storage, options))
+    unknown = list(_unknown(top, storage, options, tables))
     if unknown:
         listed = " ".join(f'"{printable(key)}"' for key in unknown)
         warnings.append(f'Failed to decode the keys [{listed}] from "{printable(str(path))}"')
-    driver = _text(storage, "driver", path)
+    written = driver or _text(storage, "driver", path)
+    if written == "overlay2":
+        warnings.append(_RENAMED)
     return StorageConf(
         run_root=_text(storage, "runroot", path), graph_root=_text(storage, "graphroot", path),
         rootless_storage_path=_text(storage, "rootless_storage_path", path), image_store=_text(storage, "imagestore", path),
-        driver=driver, driver_priority=_list(storage, "driver_priority", path),
-        driver_options=tuple(_driver_options("overlay" if driver == "overlay2" else driver or "overlay", options, path)),
+        driver="overlay" if written == "overlay2" else written, driver_priority=_list(storage, "driver_priority", path),
+        driver_options=tuple(_driver_options(written, options, tables, path)),
         root_auto_userns_user=_text(options, "root-auto-userns-user", path),
         auto_userns_min_size=_int(options, "auto-userns-min-size", path),
         auto_userns_max_size=_int(options, "auto-userns-max-size", path),
@@ -193,32 +251,54 @@ def _from_file(path: Path) -> StorageConf:
     )  # fmt: skip
 
 
-def _unknown(values: Mapping[str, Any], storage: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[str]:
-    yield from (key for key in values if key != "storage")
-    yield from (f"storage.{key}" for key in storage if key not in _STORAGE)
-    yield from (f"storage.options.{key}" for key in options if key not in _OPTIONS)
-    for driver, known in _DRIVER_KEYS.items():
-        table = options.get(driver)
-        if isinstance(table, dict):
-            yield from (f"storage.options.{driver}.{key}" for key in table if key not in known)
+def _canonical(table: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:
+    """Spell known keys in lower case: other readers of the file take them in any, the exact one first."""
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        name = key.lower() if key.lower() in known else key
+        if name == key or name not in table:
+            found[name] = value
+    return found
 
 
-def _driver_options(driver: str, options: Mapping[str, Any], path: Path) -> Iterator[str]:
-    """Driver options, general ones first, so that the driver's own win."""
+def _unknown(
+    top: Mapping[str, Any],
+    storage: Mapping[str, Any],
+    options: Mapping[str, Any],
+    tables: Mapping[str, Mapping[str, Any]],
+) -> Iterator[str]:
+    """Keys that mean nothing, each table of them with all it holds."""
+    strange = [(key, top[key]) for key in top if key != "storage"]
+    strange += [(f"storage.{key}", storage[key]) for key in storage if key not in _STORAGE]
+    strange += [(f"storage.options.{key}", options[key]) for key in options if key not in _OPTIONS]
+    for driver, table in tables.items():
+        strange += [(f"storage.options.{driver}.{key}", table[key]) for key in table if key not in _DRIVER_KEYS[driver]]
+    strange.reverse()
+    while strange:  # a loop, as dotted keys nest deeper than Python calls
+        key, value = strange.pop()
+        yield key
+        if isinstance(value, dict):
+            strange += [(f"{key}.{name}", inner) for name, inner in reversed(value.items())]
+
+
+def _driver_options(
+    driver: str, options: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]], path: Path
+) -> Iterator[str]:
+    """Driver options: general ones first, so that those of the driver's table win.
+
+    The general ones carry the driver's name as written, also none: then no table counts, and either driver
+    may turn out to be the one. What the table leaves open, it takes from the general options once more.
+    """
     for key, name in (("additionalimagestores", "imagestore"), ("additionallayerstores", "additionallayerstore")):
-        for value in _list(options, key, path):
-            if value:
-                yield f"{driver}.{name}={value}"
-    own = _DRIVER_KEYS.get(driver, ())
-    for key in _GENERAL:
-        value = _plain(options, key, path)
-        if value and key in own:
-            yield f"{driver}.{key}={value}"
-    table = _table(options, driver, path) if driver in options else {}
-    for key in own:
-        value = _plain(table, key, path)
-        if value:
-            yield f"{driver}.{key}={value}"
+        yield from (f"{driver}.{name}={value}" for value in _list(options, key, path))
+    general = {key: _plain(options, key, path) for key in _GENERAL}
+    yield from (f"{driver}.{key}={value}" for key, value in general.items() if value)
+    own = {name: {key: _plain(table, key, path) for key in _DRIVER_KEYS[name]} for name, table in tables.items()}
+    name = "overlay" if driver == "overlay2" else driver
+    for key, value in own.get(name, {}).items():
+        chosen = value or general.get(key)
+        if chosen:
+            yield f"{name}.{key}={chosen}"
 
 
 def _pull_options(options: Mapping[str, Any], path: Path) -> dict[str, str] | None:
@@ -251,8 +331,10 @@ def _plain(values: Mapping[str, Any], key: str, path: Path) -> str:
     found = values.get(key, "")
     if isinstance(found, bool):
         return "true" if found else "false"
-    if isinstance(found, int):
-        return f"{found:o}" if key == "force_mask" else str(found)
+    if isinstance(found, int) and abs(found) < 1 << 63:
+        if key == "force_mask":
+            return f"{found:o}" if found else ""
+        return str(found)
     if not isinstance(found, str):
         raise _wrong(path, key, "a string")
     return found

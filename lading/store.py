@@ -21,9 +21,10 @@ from lading.values import Container, Image, Layer, Record, RecordKind
 if TYPE_CHECKING:
     from lading.flows.accounting import Balance
     from lading.flows.checking import CheckReport
+    from lading.flows.checkouts import CheckoutReport
     from lading.flows.collect import GcPlan, GcReport
     from lading.flows.context import Context, Progress
-    from lading.flows.mounting import CheckoutReport, Mounted
+    from lading.flows.mounting import Mounted
 
 
 _SHARED: Final[dict[tuple[str, str, str], Store]] = {}
@@ -278,7 +279,7 @@ class Store:
             destination: a folder that does not exist or is empty.
             progress: called with the files done and their number.
         """
-        return flows.mounting.checkout(self._context, ref, Path(destination), progress=progress)
+        return flows.checkouts.checkout(self._context, ref, Path(destination), progress=progress)
 
     def import_image(self, source: str, *, names: Sequence[str] = (), progress: Progress | None = None) -> list[Image]:
         """Import images with their layers, configs and manifests, byte for byte.

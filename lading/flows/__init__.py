@@ -16,6 +16,9 @@ if TYPE_CHECKING:
         checking as checking,
     )
     from lading.flows import (
+        checkouts as checkouts,
+    )
+    from lading.flows import (
         collect as collect,
     )
     from lading.flows import (

@@ -19,7 +19,7 @@ from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.errors import InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
 from lading.flows import areas, farms, images, sealing, stores, views
-from lading.flows.context import Context, Progress
+from lading.flows.context import Context
 from lading.flows.ingest import entries_of
 from lading.idmaps import NO_MAPS, MapRequest, Maps
 from lading.materialize import mounts as kernel
@@ -28,7 +28,7 @@ from lading.materialize.mounttable import MountRecord
 from lading.materialize.pool import cache_lock
 from lading.materialize.shift import namespace
 from lading.objects.durable import make_dir
-from lading.values import PRESENT, Container, Entry, Image, Inode, Layer, component_key
+from lading.values import Container, Entry, Image, Layer
 
 #: Lowerdirs the kernel takes in one overlay, less room for the upper's own and an empty one.
 LOWERDIRS_MAX: Final = 480
@@ -43,17 +43,7 @@ class Mounted:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class CheckoutReport:
-    """What a checkout wrote."""
-
-    path: Path
-    files: int
-    bytes: int
-    warnings: tuple[str, ...]
-
-
-def _target(context: Context, ref: str) -> tuple[Layer, Container | None]:
+def target_of(context: Context, ref: str) -> tuple[Layer, Container | None]:
     """Resolve what is to be mounted: a container means its layer."""
     with context.catalog.read() as conn:
         found = catalog_names.resolve(conn, "container", ref)
@@ -84,7 +74,7 @@ class MountWish:
 
 def mount(context: Context, ref: str, *, label: str, options: Sequence[str] = ()) -> Path:
     """Mount a layer or a container's layer, writable; layers of a split-off image store read-only."""
-    layer, container = _target(context, ref)
+    layer, container = target_of(context, ref)
     if layer.read_only:
         raise StoreIsReadOnly("mounting read/only store images is not allowed")
     maps = Maps(layer.uidmap, layer.gidmap)
@@ -285,23 +275,12 @@ def _provide_tree(context: Context, layer: Layer, wish: MountWish) -> Path:
         if tree.is_dir():
             areas.discard(context, tree)
         stack = views.stack(context, layer, live := views.LiveFiles(context.objects))
-        entries = wish.maps.shown(with_root(layer, stack.tree()))
+        entries = wish.maps.shown(views.with_root(layer, stack.tree()))
         report = copy_tree(tree, entries, live, as_root=os.geteuid() == 0)
         write_stat_index(area / "index", report.index)
         if recorded:
             _note_write_kind(context, layer, "tree")
     return context.mount_table.put(layer.id, tree, source="", areas=[area]).path
-
-
-def with_root(layer: Layer, tree: dict[bytes, Entry]) -> list[Entry]:
-    """A full tree as entries, sorted, with the layer's root attributes on its root."""
-    # An ordinary user needs to write to the top of a tree of their own; root does whatever the mode says.
-    mode = layer.root_mode if os.geteuid() == 0 else layer.root_mode | 0o200
-    root = Entry(b"", PRESENT, Inode("d", mode, layer.root_uid, layer.root_gid, 0))
-    if b"" in tree and (found := tree[b""].inode) is not None:
-        root = root._replace(inode=found._replace(mode=mode, uid=layer.root_uid, gid=layer.root_gid))
-    rest = sorted((entry for entry in tree.values() if entry.path), key=lambda entry: component_key(entry.path))
-    return [root, *rest]
 
 
 def unmount(context: Context, ref: str, *, force: bool) -> bool:
@@ -337,7 +316,7 @@ def unmount_image(context: Context, ref: str, *, force: bool) -> bool:
 def _unmountable(context: Context, ref: str) -> Layer | None:
     """Resolve what is to be unmounted; an image means its top layer."""
     try:
-        return _target(context, ref)[0]
+        return target_of(context, ref)[0]
     except LayerUnknown:
         image = images.find(context, ref)
         if image is None:
@@ -387,7 +366,7 @@ def unmount_all(context: Context, layer_id: str) -> None:
 
 def mounted(context: Context, ref: str) -> int:
     """Count the mounts of a layer or container."""
-    layer, _ = _target(context, ref)
+    layer, _ = target_of(context, ref)
     record = context.mount_table.get(layer.id)
     return record.count if record is not None else 0
 
@@ -395,32 +374,6 @@ def mounted(context: Context, ref: str) -> int:
 def mounts(context: Context) -> list[Mounted]:
     """List everything mounted in this boot."""
     return [Mounted(record.layer, record.path, record.count) for record in context.mount_table.records()]
-
-
-def checkout(context: Context, ref: str, destination: Path, *, progress: Progress | None) -> CheckoutReport:
-    """Write a layer's whole tree into a new folder."""
-    layer = _layer_of_any(context, ref)
-    with stores.epochs(context):
-        live = views.LiveFiles(context.objects)
-        tree = with_root(layer, views.stack(context, layer, live).tree())
-        report = copy_tree(destination, tree, live, as_root=os.geteuid() == 0, progress=progress)
-    return CheckoutReport(destination, report.files, report.bytes, tuple(report.warnings))
-
-
-def _layer_of_any(context: Context, ref: str) -> Layer:
-    """The layer that shows a record of any kind."""
-    try:
-        return _target(context, ref)[0]
-    except LayerUnknown:
-        image = images.find(context, ref)
-        if image is None:
-            raise
-        if not image.layer:
-            raise LayerUnknown(f"image {image.id} has no layer") from None
-        found = stores.layer_by_id(context, image.layer)
-        if found is None:
-            raise
-        return found
 
 
 def unpack_onto(context: Context, record: MountRecord, key: str) -> None:

@@ -23,7 +23,7 @@ from lading.idmaps import Maps
 from lading.materialize.beneath import open_beneath
 from lading.materialize.capture import Store, capture_tree, capture_upper
 from lading.materialize.copy import read_stat_index
-from lading.values import ContentSource, Entry, Layer, printable
+from lading.values import PRESENT, ContentSource, Entry, Inode, Layer, component_key, printable
 
 #: Bytes read at a time from a file of a write area.
 READ_SIZE: Final = 1 << 20
@@ -199,3 +199,14 @@ def base_tree(context: Context, layer: Layer) -> dict[bytes, Entry]:
     from dataclasses import replace
 
     return stack(context, replace(layer, write_kind=""), LiveFiles(context.objects)).tree()
+
+
+def with_root(layer: Layer, tree: dict[bytes, Entry]) -> list[Entry]:
+    """A full tree as entries, sorted, with the layer's root attributes on its root."""
+    # An ordinary user needs to write to the top of a tree of their own; root does whatever the mode says.
+    mode = layer.root_mode if os.geteuid() == 0 else layer.root_mode | 0o200
+    root = Entry(b"", PRESENT, Inode("d", mode, layer.root_uid, layer.root_gid, 0))
+    if b"" in tree and (found := tree[b""].inode) is not None:
+        root = root._replace(inode=found._replace(mode=mode, uid=layer.root_uid, gid=layer.root_gid))
+    rest = sorted((entry for entry in tree.values() if entry.path), key=lambda entry: component_key(entry.path))
+    return [root, *rest]

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from tests.contract.peer import PEER, Pair, Said
-from tests.tarmake import END, directory, file, link, symlink
+from tests.contract.samples import BASE, UPPER
 
 pytestmark = [
     pytest.mark.privileged,
@@ -30,14 +30,6 @@ pytestmark = [
 EXAMPLES = int(os.environ.get("LADING_PEER_EXAMPLES", "25"))
 STEPS = 30
 
-BASE = (
-    directory(b"etc/") + file(b"etc/a", b"hello") + file(b"etc/b", b"world") + directory(b"usr/") + directory(b"usr/bin/")
-    + file(b"usr/bin/x", b"#!x", mode=b"0000755") + symlink(b"link", b"etc/a") + link(b"hard", b"etc/a") + END
-)  # fmt: skip
-UPPER = (
-    directory(b"etc/") + file(b"etc/a", b"changed!") + file(b"etc/.wh.b") + file(b"new", b"n") + directory(b"usr/")
-    + directory(b"usr/bin/") + file(b"usr/bin/.wh..wh..opq") + file(b"usr/bin/y", b"y") + END
-)  # fmt: skip
 GOOD = {"base.tar": BASE, "upper.tar": UPPER, "base.tar.gz": gzip.compress(BASE, mtime=0), "empty.tar": b""}
 BAD = {"junk": b"junk" * 400, "cut.tar": BASE[:1800]}
 
