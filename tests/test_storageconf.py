@@ -25,12 +25,16 @@ def write(folder: Path, text: str) -> dict[str, str]:
     return {"CONTAINERS_STORAGE_CONF": str(path), "HOME": str(folder)}
 
 
+def refusal(environ: dict[str, str]) -> str:
+    """The words in which a configuration is refused."""
+    with pytest.raises(InvalidInput) as caught:
+        storageconf.load(environ, 0)
+    return str(caught.value)
+
+
 def options(folder: Path, text: str, **environ: str) -> tuple[str, ...]:
     """The driver options that come out."""
     return storageconf.load({**write(folder, text), **environ}, 0).driver_options
-
-
-# Which file
 
 
 def test_others_than_root_have_a_file_below_home(tmp_path: Path) -> None:
@@ -51,28 +55,17 @@ def test_a_named_file_is_the_only_one(tmp_path: Path) -> None:
     environ = write(tmp_path, "")
     assert storageconf.find(environ, 0, system=system) == tmp_path / "storage.conf"
     (tmp_path / "storage.conf").unlink()
-    with pytest.raises(InvalidInput) as caught:
-        storageconf.find(environ, 0, system=system)
-    assert str(caught.value) == f"stat {tmp_path}/storage.conf: no such file or directory"
+    assert refusal(environ) == f"stat {tmp_path}/storage.conf: no such file or directory"
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [
-        ("", "stat : no such file or directory"),
-        ("{}/system/below", "stat {}/system/below: not a directory"),
-        ("\0", "stat \\x00: invalid argument"),
-    ],
-)
+    [("", ": no such file or directory"), ("{}/own/below", "{}/own/below: not a directory"), ("\0", "\\x00: invalid argument")],
+)  # fmt: skip
 def test_a_name_that_is_no_file(tmp_path: Path, name: str, words: str) -> None:
     """Says what the system says; set but empty is not the same as unset."""
-    (tmp_path / "system").write_text("")
-    with pytest.raises(InvalidInput) as caught:
-        storageconf.find({"CONTAINERS_STORAGE_CONF": name.format(tmp_path)}, 0, system=(tmp_path / "system",))
-    assert str(caught.value) == words.format(tmp_path)
-
-
-# Roots
+    (tmp_path / "own").write_text("")
+    assert refusal({"CONTAINERS_STORAGE_CONF": name.format(tmp_path)}) == f"stat {words.format(tmp_path)}"
 
 
 def test_the_run_root_of_others_without_a_runtime_folder(tmp_path: Path) -> None:
@@ -127,10 +120,8 @@ def test_the_systems_file_does_not_send_users_to_roots_store(tmp_path: Path) -> 
 @pytest.mark.parametrize("key", ["graphroot", "runroot", "imagestore", "rootless_storage_path"])
 def test_a_variable_that_is_not_set_makes_no_store_here(tmp_path: Path, key: str) -> None:
     """An empty path would mean the current folder."""
-    with pytest.raises(InvalidInput, match=rf"^{key} must be set$"):
-        storageconf.load(write(tmp_path, f'[storage]\n{key} = "$NOT_SET"\n'), 0)
-    with pytest.raises(InvalidInput, match=rf"^{key} a\\x00b: embedded null"):
-        storageconf.load(write(tmp_path, f'[storage]\n{key} = "a\\u0000b"\n'), 0)
+    assert refusal(write(tmp_path, f'[storage]\n{key} = "$NOT_SET"\n')) == f"{key} must be set"
+    assert refusal(write(tmp_path, f'[storage]\n{key} = "a\\u0000b"\n')).startswith(f"{key} a\\x00b: embedded null")
 
 
 def test_an_image_store_in_the_graph_root_is_refused(tmp_path: Path) -> None:
@@ -138,13 +129,8 @@ def test_an_image_store_in_the_graph_root_is_refused(tmp_path: Path) -> None:
     (tmp_path / "g").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "g")
     environ = write(tmp_path, f'[storage]\ngraphroot = "{tmp_path}/link"\nimagestore = "$HOME/g"\n')
-    with pytest.raises(InvalidInput) as caught:
-        storageconf.load(environ, 0)
     words = "must either be not set or be a different than graphroot"
-    assert str(caught.value) == f"imagestore {tmp_path}/g {words}"
-
-
-# Driver options
+    assert refusal(environ) == f"imagestore {tmp_path}/g {words}"
 
 
 def test_the_drivers_table_follows_the_general_options(tmp_path: Path) -> None:
@@ -206,10 +192,7 @@ def test_options_of_the_environment_replace_those_of_the_file(tmp_path: Path) ->
     assert options(tmp_path, text, STORAGE_OPTS="") == ()
 
 
-@pytest.mark.parametrize(
-    ("written", "option"),
-    [("true", "true"), ("false", "false"), ('"1"', "1"), ("5", "5"), ("0o10", "8"), ('""', None)],
-)
+@pytest.mark.parametrize(("written", "option"), [("true", "true"), ("false", "false"), ("0o10", "8"), ('""', None)])
 def test_booleans_and_numbers_may_stand_without_quotes(tmp_path: Path, written: str, option: str | None) -> None:
     """Empty means not set."""
     text = f'[storage]\ndriver = "vfs"\n[storage.options.vfs]\nignore_chown_errors = {written}\n'
@@ -223,17 +206,12 @@ def test_masks_are_octal_whatever_the_file_counts_in(tmp_path: Path, written: st
     assert found == (() if mask is None else (f".force_mask={mask}",))
 
 
-# Keys
-
-
 def test_known_keys_may_be_written_in_any_case(tmp_path: Path) -> None:
     """A root that is passed over for its spelling would put everything elsewhere; the exact spelling wins."""
-    text = (
-        f'[Storage]\nDriver = "vfs"\nGraphRoot = "{tmp_path}/g"\n[Storage.Options.VFS]\nIgnore_Chown_Errors = "true"\n'
-    )
+    text = f'[Storage]\nDriver = "vfs"\nGraphRoot = "{tmp_path}/g"\n[Storage.Options.VFS]\nIgnore_Chown_Errors = "1"\n'
     conf = storageconf.load(write(tmp_path, text), 0)
     assert (conf.driver, conf.graph_root, conf.warnings) == ("vfs", f"{tmp_path}/g", ())
-    assert conf.driver_options == ("vfs.ignore_chown_errors=true",)
+    assert conf.driver_options == ("vfs.ignore_chown_errors=1",)
     for first, second in (("Driver", "driver"), ("driver", "Driver")):
         both = f'[storage]\n{first} = "{first}"\n{second} = "{second}"\n'
         assert storageconf.load(write(tmp_path, both), 0).driver == "driver"
@@ -271,24 +249,16 @@ def test_nothing_nests_too_deep(tmp_path: Path) -> None:
     """Neither brackets nor dots end in a Python error."""
     conf = storageconf.load(write(tmp_path, ".".join("a" * 3000) + " = 1\n"), 0)
     assert len(conf.warnings) == 1
-    with pytest.raises(InvalidInput, match=r"^reload: toml: line 1: nested too deep$"):
-        storageconf.load(write(tmp_path, "a = " + "[" * 100_000), 0)
-
-
-# Files that cannot be read
+    assert refusal(write(tmp_path, "a = " + "[" * 100_000)) == "reload: toml: line 1: nested too deep"
 
 
 @pytest.mark.parametrize(
     ("content", "line"),
     [
-        (b"= 1", 1),
-        (b"[storage]\n\n= 1\n", 3),
-        (b'[storage]\ndriver = "vfs', 2),
-        (b"[storage]\ndriver = 'a'\ndriver = 'b'\n", 3),
-        (b"[storage]\n# \xff\n", 2),
-        (b"a = " + b"9" * 5000, 1),
+        (b"= 1", 1), (b"[storage]\n\n= 1\n", 3), (b'[storage]\ndriver = "vfs', 2), (b"[storage]\n# \xff\n", 2),
+        (b"[storage]\ndriver = 'a'\ndriver = 'b'\n", 3), (b"a = " + b"9" * 5000, 1),
     ],
-)
+)  # fmt: skip
 def test_broken_files_are_named_by_line(tmp_path: Path, content: bytes, line: int) -> None:
     """In one printable line."""
     path = tmp_path / "storage.conf"
@@ -300,13 +270,9 @@ def test_broken_files_are_named_by_line(tmp_path: Path, content: bytes, line: in
 
 def test_files_that_are_none(tmp_path: Path) -> None:
     """Each with the reason."""
-    for path, words in (
-        (tmp_path / "no", f"reload: stat {tmp_path}/no: no such file or directory"),
-        (tmp_path, f"reload: open {tmp_path}: is a directory"),
-    ):
-        with pytest.raises(InvalidInput) as caught:
-            storageconf.load({}, 0, path=path, raw=True)
-        assert str(caught.value) == words
+    assert refusal({"CONTAINERS_STORAGE_CONF": str(tmp_path)}) == f"reload: open {tmp_path}: is a directory"
+    with pytest.raises(InvalidInput, match=rf"^reload: stat {tmp_path}/no: no such file or directory$"):
+        storageconf.load({}, 0, path=tmp_path / "no", raw=True)
 
 
 @pytest.mark.parametrize(
@@ -329,12 +295,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_values_of_a_wrong_type(tmp_path: Path, text: str, words: str) -> None:
     """Refused even where the chosen driver would not look at them."""
-    with pytest.raises(InvalidInput) as caught:
-        storageconf.load(write(tmp_path, text), 0)
-    assert str(caught.value) == f"reload: toml: {tmp_path}/storage.conf: {words}"
-
-
-# What ``config`` shows
+    assert refusal(write(tmp_path, text)) == f"reload: toml: {tmp_path}/storage.conf: {words}"
 
 
 def test_a_file_is_shown_raw(tmp_path: Path) -> None:
@@ -392,10 +353,6 @@ def test_every_field_has_its_place(tmp_path: Path) -> None:
     assert found["PullOptions"] == {
         "convert_images": "true", "enable_partial_images": "false", "ostree_repos": "", "use_hard_links": "false",
     }  # fmt: skip
-    json.dumps(found)
-
-
-# Whatever is written
 
 
 _TEXT = st.lists(
@@ -403,9 +360,7 @@ _TEXT = st.lists(
     | st.builds(
         "{} = {}\n".format,
         st.sampled_from(["driver", "graphroot", "size", "mountopt", "pull_options", "Driver", "storage", "a.b"]),
-        st.sampled_from(
-            ["1", "-1", "0.5", "true", "[]", "{}", "{a = 1}", "'x'", "'$HOME'", "['x']", "nan", "1979-05-27"]
-        ),
+        st.sampled_from(["1", "-1", "0.5", "true", "[]", "{a = 1}", "'x'", "'$HOME'", "['x']", "nan", "1979-05-27"]),
     )
     | st.text(max_size=20),
     max_size=8,
@@ -420,7 +375,7 @@ def test_no_file_ends_in_a_traceback(text: str) -> None:
     """It is read, or refused in one line; what is shown can be shown as JSON."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "storage.conf")
-        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        path.write_bytes(text.encode())
         environ = {"CONTAINERS_STORAGE_CONF": str(path), "HOME": folder}
         try:
             conf = storageconf.load(environ, 0)

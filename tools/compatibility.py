@@ -20,7 +20,7 @@ configuration and environment of the `containers-storage` command and answers wi
 Programs written against the Go library find each of its operations in [api.md](api.md).
 
 The two are also run side by side: random sequences of commands on a store of each, with both drivers, outputs and
-exit codes compared (`tests/contract/test_against_peer.py`).
+exit codes compared (`tests/contract/test_differential.py`).
 
 ## Deliberate differences
 """

@@ -10,7 +10,7 @@ import pytest
 
 from lading import driveroptions, settings, storageconf
 from lading.errors import IncompleteOptions, InvalidInput
-from tests.contract.peer import ours
+from tests.contract.command import ours
 
 
 def conf(folder: Path, text: str) -> dict[str, str]:

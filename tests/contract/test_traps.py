@@ -15,7 +15,7 @@ import pytest
 from lading import Settings, Store
 from lading.idmaps import MapRequest, Maps
 from lading.values import IDMap, Layer
-from tests.contract.peer import ours
+from tests.contract.command import ours
 from tests.contract.samples import BASE, FILES, IMPLIED, UPPER
 from tests.flows.test_layers import taken_out
 from tests.tarmake import END, directory, file, link

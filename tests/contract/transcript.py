@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.contract.peer import ours
+from tests.contract.command import ours
 
 FOLDER = Path(__file__).parent / "transcripts"
 
