@@ -69,7 +69,7 @@ install:  ## install the command for this machine, or for this user (PREFIX)
 	$(PYTHON) -m venv --clear "$(PREFIX)/lib/lading"
 	"$(PREFIX)/lib/lading/bin/python" $(PIP_INSTALL) .
 	mkdir -p "$(PREFIX)/bin"
-	ln -sf ../lib/lading/bin/lading "$(PREFIX)/bin/lading"
+	for name in lading lading-compat; do ln -sf ../lib/lading/bin/$$name "$(PREFIX)/bin/$$name"; done
 	@echo "installed $(PREFIX)/bin/lading"
 
 clean:  ## remove everything that was made here

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from lading import config, driveroptions, storageconf
+from lading import config
 from lading.config import Settings
 from lading.errors import IncompleteOptions, InvalidInput, Unsupported
 from lading.values import printable
@@ -60,6 +60,8 @@ def choose_compatible(
     Raises:
         IncompleteOptions: neither root is given, though other settings are.
     """
+    from lading import storageconf
+
     decided = any(before.get(key) for key in _DECIDING)
     if decided:
         given = {**before, **after}
@@ -100,6 +102,8 @@ def _with_options(settings: Settings, given: Mapping[str, Any], pairs: Sequence[
     all_pairs = (*settings.driver_options, *pairs)
     if not all_pairs:
         return settings
+    from lading import driveroptions
+
     options = driveroptions.parse(driver or "overlay", all_pairs, filesystem=lambda: _filesystem(root))
     if options.size or options.inodes:
         raise Unsupported("overlay.size and overlay.inodes: this version sets no quotas")
@@ -131,5 +135,7 @@ def show(environ: Mapping[str, str], uid: int, path: str | None) -> dict[str, An
 
 def show_compatible(environ: Mapping[str, str], uid: int, path: str | None) -> dict[str, Any]:
     """The configuration as ``containers-storage config`` shows it; a named file as it is."""
+    from lading import storageconf
+
     found = storageconf.load(environ, uid, path=Path(path), raw=True) if path else storageconf.load(environ, uid)
     return storageconf.as_json(found)
