@@ -268,6 +268,14 @@ def _differ(old: Entry, new: Entry) -> bool:
     return old.inode != new.inode and _attributes_differ(old.inode, new.inode)
 
 
+def _needs_entry(old: Entry, new: Entry) -> bool:
+    """Tell whether a diff must hold a path, so that the one tree becomes the other exactly.
+
+    Which name of an inode is the first says nothing; it may only have changed because another one went.
+    """
+    return old.inode != new.inode or (new.link is not None and old.link is None)
+
+
 def changes_upper(lower: Mapping[bytes, Entry], content: Iterable[Entry]) -> list[Change]:
     """List what a layer changes on its parent: what is present in the layer decides.
 
@@ -345,7 +353,7 @@ def diff_between(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> list
         if after is None:
             if is_directory(new.get(path.rpartition(b"/")[0])) or b"/" not in path:
                 result.append(Entry(path, WHITEOUT))
-        elif before is None or before.inode != after.inode or before.link != after.link:
+        elif before is None or _needs_entry(before, after):
             result.append(after)
     listed = {entry.path for entry in result}
     for path in list(listed):

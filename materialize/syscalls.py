@@ -34,6 +34,7 @@ OPEN_TREE_CLONE: Final = 1
 _AT_FDCWD: Final = -100
 _AT_EMPTY_PATH: Final = 0x1000
 
+MNT_DETACH: Final = 2
 MS_RDONLY: Final = 1
 MS_REMOUNT: Final = 32
 MS_BIND: Final = 4096
