@@ -151,20 +151,20 @@ def get_image_run_dir(session: Session, arguments: Sequence[str]) -> None:
 def delete_image(session: Session, arguments: Sequence[str], test: bool, as_json: bool) -> int:
     """Delete images with the layers that only they need."""
     report: dict[str, dict[str, Any]] = {}
-    status = 0
     for argument in arguments:
         try:
             removed = session.store.images.delete(argument, dry_run=test)
         except LadingError as error:
-            status = FAILURE
             report[argument] = {"error": str(error)}
-            if not as_json:
-                output.line(f"{output.shown(argument)}: {error}", err=True)
             continue
         report[argument] = {"deleted-layers": removed} if removed else {}
-        if not as_json:
-            for layer_id in removed:
-                output.line(f"{output.shown(argument)}: {output.shown(layer_id)}", err=True)
+    status = FAILURE if any("error" in result for result in report.values()) else 0
     if as_json:
         output.emit_json(output.sorted_map(report))
+        return status
+    for argument, result in report.items():  # of an argument that was given twice the last result counts
+        for words in [result["error"]] if "error" in result else result.get("deleted-layers", []):
+            output.line(
+                f"{output.shown(argument)}: {output.shown(words) if 'error' not in result else words}", err=True
+            )
     return status
