@@ -38,7 +38,7 @@ class Containers:
 
     def exists(self, ref: str) -> bool:
         """Tell whether a container answers to the reference."""
-        return flows.containers.find(self._context, ref) is not None
+        return flows.records.exists_as(self._context, ref, "container")
 
     def by_layer(self, ref: str) -> Container:
         """Look up the container whose own layer this is.

@@ -36,7 +36,7 @@ class Images:
 
     def exists(self, ref: str) -> bool:
         """Tell whether an image answers to the reference."""
-        return flows.images.find(self._context, ref) is not None
+        return flows.records.exists_as(self._context, ref, "image")
 
     def create(
         self,

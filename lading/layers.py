@@ -42,7 +42,7 @@ class Layers:
 
     def exists(self, ref: str) -> bool:
         """Tell whether a layer answers to the reference."""
-        return flows.layers.find(self._context, ref) is not None
+        return flows.records.exists_as(self._context, ref, "layer")
 
     def by_compressed_digest(self, digest: str) -> list[Layer]:
         """List the layers whose last diff had this digest as it was presented.

@@ -59,17 +59,14 @@ def exists(context: Context, ref: str, kinds: Collection[RecordKind]) -> bool:
     """Tell whether a reference is known, in each of the kinds, or in any when none is given."""
     if not kinds:
         return stores.find_any(context, ref, RECORD_KINDS) is not None
-    return all(_exists(context, ref, kind) for kind in kinds)
+    return all(exists_as(context, ref, kind) for kind in kinds)
 
 
-def _exists(context: Context, ref: str, kind: RecordKind) -> bool:
-    match kind:
-        case "layer":
-            return stores.find_layer(context, ref) is not None
-        case "image":
-            return stores.find_image(context, ref) is not None
-        case "container":
-            return stores.find_any(context, ref, (kind,)) is not None
+def exists_as(context: Context, ref: str, kind: RecordKind) -> bool:
+    """Tell whether a record of a kind answers to the reference."""
+    if kind == "image" and len(context.stores) > 1:
+        return stores.find_image(context, ref) is not None  # one store's record may hide another's
+    return stores.find_any(context, ref, (kind,)) is not None
 
 
 def names(context: Context, ref: str) -> tuple[str, ...]:
