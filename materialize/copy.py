@@ -209,7 +209,10 @@ def make_building(parent: int, prefix: str) -> tuple[str, int]:
     while True:
         name = prefix + secrets.token_hex(8)
         os.mkdir(name, 0o700, dir_fd=parent)
-        descriptor = os.open(name, DIRECTORY, dir_fd=parent)
+        try:
+            descriptor = os.open(name, DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            continue  # somebody tidying up was quicker still
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             found = os.stat(name, dir_fd=parent, follow_symlinks=False)
