@@ -342,6 +342,11 @@ def entries(conn: Connection, key: str) -> list[Entry]:
         "LEFT JOIN object o ON o.id = i.object_id WHERE c.key = ? ORDER BY e.seq",
         (key,),
     )
+    return entries_of_rows(rows)
+
+
+def entries_of_rows(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:
+    """Make entries of rows with the columns that :func:`entries` asks for."""
     inodes: dict[int, Inode] = {}
     found = []
     for path, kind, opaque, link, inode_id, *fields in rows:

@@ -16,6 +16,7 @@ SYSTEM_ROOT: Final = Path("/var/lib/lading")
 SYSTEM_RUN: Final = Path("/run/lading")
 
 DRIVERS: Final = ("overlay", "vfs")
+STRATEGIES: Final = ("erofs", "farm", "composefs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,9 @@ class Settings:
     """
 
     driver: str = ""  #: "overlay", "vfs", or "" = overlay where it works, else vfs
+    strategy: str = ""  #: "erofs", "farm" or "composefs" for what overlay stacks; "" = the first that works
+    flatten_depth: int = 64  #: contents in a chain from which they are shown as one
+    cache_budget: int = 0  #: bytes of the cache that mounts leave behind at most; 0 = no bound
     level: int = 0  #: zstd level of new objects; 0 = the default of ``objects.writer``
     workers: int = 0  #: threads that compress and hash; 0 = one per processor
     pack_size: int = 64 << 20  #: bound of a pack
@@ -126,4 +130,9 @@ def _settings(path: Path, values: Mapping[str, Any]) -> Settings:
     settings = replace(Settings(), **values)
     if settings.driver not in ("", *DRIVERS):
         raise InvalidInput(f"configuration file {path}: driver must be one of {', '.join(DRIVERS)}")
+    if settings.strategy not in ("", *STRATEGIES):
+        raise InvalidInput(f"configuration file {path}: strategy must be one of {', '.join(STRATEGIES)}")
+    for key in ("flatten_depth", "cache_budget"):
+        if getattr(settings, key) < 0:
+            raise InvalidInput(f"configuration file {path}: {key} must not be negative")
     return settings

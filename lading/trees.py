@@ -112,7 +112,7 @@ class _Laid:
 
     def sorted(self) -> list[Entry]:
         """All entries in order, links leading to names that are there."""
-        return _relinked(sorted_entries(self.entries.values()), self.origins)
+        return relinked(sorted_entries(self.entries.values()), self.origins)
 
 
 def flatten(contents: Sequence[Iterable[Entry]]) -> list[Entry]:
@@ -135,6 +135,11 @@ def flatten(contents: Sequence[Iterable[Entry]]) -> list[Entry]:
     return laid.sorted()
 
 
+def settled_tree(visible: Iterable[Entry], origins: Mapping[bytes, int]) -> list[Entry]:
+    """Make a full tree of entries of which it is known that nothing hides them, and which content each is of."""
+    return relinked(sorted_entries(_settled(entry, None) for entry in visible), origins)
+
+
 def _settled(entry: Entry, below: Entry | None) -> Entry:
     """An entry as a full tree has it."""
     if entry.kind == IMPLIED:
@@ -143,7 +148,7 @@ def _settled(entry: Entry, below: Entry | None) -> Entry:
     return entry._replace(opaque=False) if entry.opaque else entry
 
 
-def _relinked(entries: list[Entry], origins: Mapping[bytes, int]) -> list[Entry]:
+def relinked(entries: list[Entry], origins: Mapping[bytes, int]) -> list[Entry]:
     """Let the names of an inode lead to the first of them that is left; names are of one content."""
     if not any(entry.link for entry in entries):
         return entries
@@ -369,7 +374,7 @@ def diff_between(old: Mapping[bytes, Entry], new: Mapping[bytes, Entry]) -> list
 
 def _with_leaders(entries: list[Entry]) -> list[Entry]:
     """Let links lead to names that are in the list."""
-    return _relinked(entries, dict.fromkeys((entry.path for entry in entries), 0))
+    return relinked(entries, dict.fromkeys((entry.path for entry in entries), 0))
 
 
 def diff_size(entries: Iterable[Entry]) -> int:

@@ -18,11 +18,16 @@ from typing import Final
 from lading.materialize.beneath import DIRECTORY, remove_tree, told, walk
 from lading.materialize.copy import make_building
 from lading.materialize.farm import BUILDING_PREFIX, MARKER_SUFFIX
-from lading.materialize.pool import LOCK_WAIT_S, cache_lock
+from lading.materialize.imagecache import IMAGE_SUFFIX, LOCK_SUFFIX, REFS_SUFFIX, drop_image
+from lading.materialize.pool import LOCK_WAIT_S, cache_lock, pool_name
 
 TREE: Final = "tree"
+IMAGE: Final = "image"
 POOL: Final = "pool"
 OTHER: Final = "other"
+
+#: Bytes of the name of a pool file.
+_KEY_SIZE: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +35,9 @@ class Eviction:
     """What goes, or went: trees, and pool files that no tree has any more."""
 
     trees: tuple[str, ...]  #: keys, least recently used first
+    images: tuple[str, ...]  #: names, least recently used first
     pool: tuple[str, ...]  #: names below the pool
-    debris: tuple[str, ...]  #: folders of builds that were killed, and descriptions of trees that are gone
+    debris: tuple[str, ...]  #: folders of builds that were killed, and descriptions without what they describe
     bytes: int  #: sizes of all files removed
 
 
@@ -39,7 +45,7 @@ def measure(cache_root: Path) -> list[tuple[str, str, int]]:
     """Measure the cache.
 
     Returns:
-        ``(kind, key, size)``, sorted. Kinds: ``pool``, by hex name; ``tree``, by key, with the files that
+        ``(kind, key, size)``, sorted. Kinds: ``pool``, by hex name; ``image``, by name, with its description; ``tree``, by key, with the files that
         only trees have and the tree's description; ``other``, by path (lists, locks, debris). The sizes sum
         to those of all regular files below the cache; a file in the pool counts there, a file of several
         trees for the first.
@@ -69,9 +75,37 @@ def _part(path: bytes) -> tuple[str, str]:
         return OTHER, f"{top}/{name}" if rest else top
     if top == "pool":
         return POOL, name
+    if top == "erofs":
+        return IMAGE, _image_name(name) or name
     if top == "trees":
         return TREE, name.removesuffix(MARKER_SUFFIX) if "/" not in rest else name
     return OTHER, os.fsdecode(path)
+
+
+def _image_name(file: str) -> str:
+    """The image that a file belongs to; empty for anything else."""
+    for suffix in (IMAGE_SUFFIX, MARKER_SUFFIX, REFS_SUFFIX):
+        if file.endswith(suffix) and not file.startswith("."):
+            return file.removesuffix(suffix)
+    return ""
+
+
+def present(cache_root: Path) -> list[str]:
+    """Names of the trees and images in the cache, sorted."""
+    found: set[str] = set()
+    with suppress(FileNotFoundError):
+        found.update(item.name for item in os.scandir(cache_root / "trees") if item.is_dir(follow_symlinks=False))
+    with suppress(FileNotFoundError):
+        found.update(_image_name(name) for name in os.listdir(cache_root / "erofs"))
+    return sorted(name for name in found if name and not name.startswith("."))
+
+
+def last_used(cache_root: Path, name: str) -> int:
+    """When a view was last asked for, in nanoseconds since 1970; 0 when nobody knows."""
+    for folder in ("erofs", "trees"):
+        with suppress(FileNotFoundError):
+            return os.stat(cache_root / folder / (name + MARKER_SUFFIX)).st_mtime_ns
+    return 0
 
 
 def _files(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
@@ -98,12 +132,12 @@ def evict(
 ) -> Eviction:
     """Remove parts of the cache until it is within a budget, the least recently used first.
 
-    Debris goes in any case, then pool files without a tree, then trees together with the pool files that
-    only they had.
+    Debris goes in any case, then pool files that nothing leads to, then trees and images, together with the pool
+    files that only they had.
 
     Args:
         cache_root: the store's cache folder.
-        keep: keys of trees that are mounted, or about to be.
+        keep: names of trees and images that are mounted, or about to be.
         budget: bytes that may stay.
         dry_run: only say what would go; takes no lock and changes nothing.
         wait_s: how long to wait for builders.
@@ -115,7 +149,7 @@ def evict(
         Busy: trees were being built, or looked for, until the limit.
     """
     if not cache_root.is_dir():
-        return Eviction((), (), (), 0)
+        return Eviction((), (), (), (), 0)
     if dry_run:
         return _Plan(cache_root, keep, budget).eviction()
     with told(cache_root), cache_lock(cache_root, exclusive=True, wait_s=wait_s):
@@ -128,23 +162,29 @@ class _Plan:
     """Decides what goes by counting names: a file's bytes go with its last one."""
 
     def __init__(self, cache_root: Path, keep: Collection[str], budget: int) -> None:
+        self._root = cache_root
         self._total = sum(size for _, _, size in measure(cache_root))
         self._left: dict[int, int] = {}  # names that an inode keeps, where not its link count
         self._pool: dict[int, tuple[str, int]] = {}  # name and size of pool files, by inode
+        self._numbers: dict[str, int] = {}  # inode of pool files, by name
         self._freed = 0
-        self._gone: tuple[list[str], list[str], list[str]] = ([], [], [])  # trees, pool, debris
-        trees_folder = cache_root / "trees"
+        self._trees: list[str] = []
+        self._images: list[str] = []
+        self._unused: list[str] = []
+        self._debris: list[str] = []
         self._read_pool(cache_root / "pool")
-        with suppress(FileNotFoundError):
-            trees = os.open(trees_folder, DIRECTORY)
-            try:
-                self._decide(trees, keep, budget)
-            finally:
-                os.close(trees)
+        folders = {part: _opened(cache_root / part) for part in ("trees", "erofs")}
+        try:
+            self._decide(folders["trees"], folders["erofs"], keep, budget)
+        finally:
+            for descriptor in folders.values():
+                if descriptor >= 0:
+                    os.close(descriptor)
 
     def eviction(self) -> Eviction:
-        trees, pool, debris = self._gone
-        return Eviction(tuple(trees), tuple(pool), tuple(debris), self._freed)
+        gone = (self._trees, self._images, self._unused, self._debris)
+        trees, images, pool, debris = (tuple(names) for names in gone)
+        return Eviction(trees, images, pool, debris, self._freed)
 
     def _read_pool(self, folder: Path) -> None:
         try:
@@ -154,31 +194,84 @@ class _Plan:
         try:
             for path, status in _files(root):
                 if b"/" in path:
-                    self._pool[status.st_ino] = (os.fsdecode(path), status.st_size)
+                    name = os.fsdecode(path)
+                    self._pool[status.st_ino] = (name, status.st_size)
+                    self._numbers[name] = status.st_ino
                     self._left[status.st_ino] = status.st_nlink
         finally:
             os.close(root)
 
-    def _decide(self, trees: int, keep: Collection[str], budget: int) -> None:
-        names = sorted(os.listdir(trees))
-        for name in names:
-            if name.startswith(BUILDING_PREFIX) and is_abandoned(trees, name):
-                self._gone[2].append(name)
-                self._remove_names(trees, name)  # what it put into the pool may serve the next try
-            elif name.endswith(MARKER_SUFFIX) and name.removesuffix(MARKER_SUFFIX) not in names:
-                self._gone[2].append(name)
-                self._freed += os.stat(name, dir_fd=trees, follow_symlinks=False).st_size
+    def _decide(self, trees: int, images: int, keep: Collection[str], budget: int) -> None:
+        tree_names = sorted(os.listdir(trees)) if trees >= 0 else []
+        image_names = sorted(os.listdir(images)) if images >= 0 else []
+        self._find_debris(trees, tree_names)
+        self._find_image_debris(images, image_names)
+        for name in image_names:
+            if name.endswith(REFS_SUFFIX) and f"erofs/{name}" not in self._debris:
+                for inode in self._led_to(images, name):
+                    self._left[inode] = self._left.get(inode, 1) + 1
         for inode in list(self._pool):
             if self._total - self._freed > budget:
                 self._drop_unused(inode)
-        for name in _by_use(trees, names, keep):
+        found = [(moment, name, False) for moment, name in _by_use(trees, tree_names, keep)] if trees >= 0 else []
+        found += [
+            (last_used(self._root, name), name, True)
+            for name in sorted({_image_name(file) for file in image_names if file.endswith(IMAGE_SUFFIX)})
+            if name and name not in keep
+        ]
+        for _, name, is_image in sorted(found):
             if self._total - self._freed <= budget:
                 break
-            self._gone[0].append(name)
-            if name + MARKER_SUFFIX in names:
-                self._freed += os.stat(name + MARKER_SUFFIX, dir_fd=trees, follow_symlinks=False).st_size
-            for inode in self._remove_names(trees, name):
+            for inode in self._remove_image(images, name) if is_image else self._remove_farm(trees, tree_names, name):
                 self._drop_unused(inode)
+
+    def _find_debris(self, trees: int, names: Collection[str]) -> None:
+        known = set(names)
+        for name in names:
+            if name.startswith(BUILDING_PREFIX) and is_abandoned(trees, name):
+                self._debris.append(f"trees/{name}")
+                self._remove_names(trees, name)  # what it put into the pool may serve the next try
+            elif name.endswith(MARKER_SUFFIX) and name.removesuffix(MARKER_SUFFIX) not in known:
+                self._add_debris("trees", name, trees)
+
+    def _find_image_debris(self, images: int, names: Collection[str]) -> None:
+        known = set(names)
+        for name in names:
+            if name.startswith(BUILDING_PREFIX) and is_abandoned(images, name):
+                self._debris.append(f"erofs/{name}")
+                self._remove_names(images, name)
+            elif (of := _image_name(name)) and not {of + IMAGE_SUFFIX, of + MARKER_SUFFIX} <= known:
+                self._add_debris("erofs", name, images)
+
+    def _add_debris(self, folder: str, name: str, parent: int) -> None:
+        self._debris.append(f"{folder}/{name}")
+        self._freed += os.stat(name, dir_fd=parent, follow_symlinks=False).st_size
+
+    def _remove_farm(self, trees: int, names: Collection[str], name: str) -> list[int]:
+        self._trees.append(name)
+        if name + MARKER_SUFFIX in names:
+            self._freed += os.stat(name + MARKER_SUFFIX, dir_fd=trees, follow_symlinks=False).st_size
+        return self._remove_names(trees, name)
+
+    def _remove_image(self, images: int, name: str) -> list[int]:
+        self._images.append(name)
+        unused = []
+        for suffix in (IMAGE_SUFFIX, MARKER_SUFFIX, REFS_SUFFIX):
+            with suppress(FileNotFoundError):
+                size = os.stat(name + suffix, dir_fd=images, follow_symlinks=False).st_size
+                if suffix == REFS_SUFFIX:
+                    for inode in self._led_to(images, name + suffix):
+                        self._left[inode] -= 1
+                        unused.append(inode)
+                self._freed += size
+        return [inode for inode in unused if self._left[inode] == 1]
+
+    def _led_to(self, images: int, refs: str) -> list[int]:
+        """Inodes of the pool files that an image without contents leads to."""
+        with open(os.open(refs, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=images), "rb") as file:
+            data = file.read()
+        keys = (data[start : start + _KEY_SIZE] for start in range(0, len(data), _KEY_SIZE))
+        return [inode for key in keys if (inode := self._numbers.get(pool_name(key))) is not None]
 
     def _remove_names(self, trees: int, name: str) -> list[int]:
         """Account for a folder's files losing their names in it; return pool files that may be unused then."""
@@ -197,10 +290,10 @@ class _Plan:
         return list(shared)
 
     def _drop_unused(self, inode: int) -> None:
-        if self._left[inode] == 1:
+        if self._left[inode] == 1 and inode in self._pool:
             name, size = self._pool.pop(inode)
             self._left[inode] = 0
-            self._gone[1].append(name)
+            self._unused.append(name)
             self._freed += size
 
 
@@ -219,8 +312,8 @@ def is_abandoned(parent: int, name: str) -> bool:
     return True
 
 
-def _by_use(trees: int, names: list[str], keep: Collection[str]) -> list[str]:
-    """Order the trees that may go by when they were last asked for.
+def _by_use(trees: int, names: list[str], keep: Collection[str]) -> list[tuple[int, str]]:
+    """List the trees that may go, with when they were last asked for.
 
     A folder without a description was left by a kill just before it; without content too, it frees nothing
     and stays.
@@ -237,7 +330,7 @@ def _by_use(trees: int, names: list[str], keep: Collection[str]) -> list[str]:
             found.append((os.stat(marker, dir_fd=trees, follow_symlinks=False).st_mtime_ns, name))
         elif _holds_something(trees, name):
             found.append((0, name))
-    return [name for _, name in sorted(found)]
+    return found
 
 
 def _holds_something(trees: int, name: str) -> bool:
@@ -248,18 +341,37 @@ def _holds_something(trees: int, name: str) -> bool:
         os.close(descriptor)
 
 
+def _opened(folder: Path) -> int:
+    try:
+        return os.open(folder, DIRECTORY)
+    except FileNotFoundError:
+        return -1
+
+
 def _execute(cache_root: Path, eviction: Eviction) -> None:
+    for name in eviction.images:
+        drop_image(cache_root / "erofs", name)
+    for path in eviction.debris:
+        folder, _, name = path.partition("/")
+        parent = os.open(cache_root / folder, DIRECTORY)
+        try:
+            remove_tree(name, dir_fd=parent)
+        finally:
+            os.close(parent)
     with suppress(FileNotFoundError):
         trees = os.open(cache_root / "trees", DIRECTORY)
         try:
-            for name in eviction.debris:
-                remove_tree(name, dir_fd=trees)
             for name in eviction.trees:
                 _remove_farm(trees, name)
         finally:
             os.close(trees)
     for name in eviction.pool:
         os.unlink(cache_root / "pool" / name)
+    for folder in ("trees", "erofs"):  # nobody builds: the cache is locked
+        with suppress(FileNotFoundError):
+            for name in os.listdir(cache_root / folder):
+                if name.startswith(".") and name.endswith(LOCK_SUFFIX):
+                    os.unlink(cache_root / folder / name)
 
 
 def _remove_farm(trees: int, name: str) -> None:

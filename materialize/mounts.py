@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from lading.errors import InUse, InvalidInput, LadingError, Unsupported
 from lading.materialize import syscalls
+from lading.materialize.imagemount import ImageAbilities, attached_images, open_image
 from lading.values import printable
 
 #: mount(2) takes a page of options, NUL included.
@@ -28,7 +29,7 @@ _FIXED: Final = {"redirect_dir": "off", "metacopy": "off", "index": "off"}
 _HOLDERS_MAX: Final = 5
 
 
-class MountAbilities(Protocol):
+class MountAbilities(ImageAbilities, Protocol):
     """What a mount needs to know of the machine."""
 
     @property
@@ -88,8 +89,18 @@ def find_mounts(prefix: str) -> list[MountInfo]:
     return [mount for mount in mountinfo() if mount.source.startswith(prefix)]
 
 
+@dataclass(frozen=True, slots=True)
+class LowerDir:
+    """One layer of a stack."""
+
+    path: Path  #: of a folder, or of an image
+    image: bool = False
+    namespace: int = -1  #: descriptor of the user namespace through whose maps owners are shown; -1: as they are
+    data: Path | None = None  #: folder that the files of an image without contents lead to
+
+
 def mount_overlay(
-    lowers: Sequence[Path],
+    lowers: Sequence[LowerDir],
     upper: Path | None,
     work: Path | None,
     target: Path,
@@ -99,7 +110,6 @@ def mount_overlay(
     volatile: bool = False,
     options: Mapping[str, str | None] | None = None,
     attributes: int = 0,
-    shifted: Mapping[Path, int] | None = None,
     abilities: MountAbilities,
 ) -> None:
     """Stack folders and show them at a mount point.
@@ -114,7 +124,6 @@ def mount_overlay(
         volatile: skip syncing.
         options: further overlay options; None as value of a flag.
         attributes: ``MOUNT_ATTR_`` bits of :func:`mount_options`.
-        shifted: for lowers whose owners are to be shown through a user namespace's maps, its descriptor.
         abilities: what works here.
 
     Raises:
@@ -128,9 +137,12 @@ def mount_overlay(
     if volatile and upper is not None:
         settings["volatile"] = None
     if abilities.new_mount_api and abilities.lowerdir_plus:
-        _mount_new(lowers, upper, work, target, source, _attributes(attributes, read_only), settings, shifted or {})
+        _mount_new(lowers, upper, work, target, source, _attributes(attributes, read_only), settings, abilities)
     else:
-        _mount_old(lowers, upper, work, target, source, _attributes(attributes, read_only), settings)
+        images = [lower.path for lower in lowers if lower.image]
+        with attached_images(images, target.parent, abilities) as folders:
+            plain = [folders.get(lower.path, lower.path) for lower in lowers]
+            _mount_old(plain, upper, work, target, source, _attributes(attributes, read_only), settings)
     if upper is not None and not read_only and os.statvfs(target).f_flag & os.ST_RDONLY:
         syscalls.umount2(os.fsencode(target), 0)
         raise Unsupported(f"overlay at {target} came out read-only: {upper} cannot be an upper directory")
@@ -175,20 +187,17 @@ def _attributes(bits: int, read_only: bool) -> int:
 
 
 def _mount_new(
-    lowers: Sequence[Path], upper: Path | None, work: Path | None, target: Path, source: str, attributes: int,
-    settings: Mapping[str, str | None], shifted: Mapping[Path, int],
+    lowers: Sequence[LowerDir], upper: Path | None, work: Path | None, target: Path, source: str, attributes: int,
+    settings: Mapping[str, str | None], abilities: MountAbilities,
 ) -> None:  # fmt: skip
-    descriptor = syscalls.fsopen(b"overlay")
-    clones: list[int] = []
+    opened: list[int] = []
+    descriptor = -1
     try:
+        shown = [_shown(lower, opened, abilities) for lower in lowers]
+        descriptor = syscalls.fsopen(b"overlay")
         syscalls.fsconfig_string(descriptor, b"source", source.encode())
-        for lower in lowers:
-            shown = os.fsencode(lower)
-            if lower in shifted:
-                clones.append(syscalls.open_tree_clone(shown))
-                syscalls.mount_setattr_idmap(clones[-1], shifted[lower])
-                shown = b"/proc/self/fd/%d" % clones[-1]  # overlay takes a mount of its own from it
-            syscalls.fsconfig_string(descriptor, b"lowerdir+", shown)
+        for path in shown:
+            syscalls.fsconfig_string(descriptor, b"lowerdir+", path)
         if upper is not None and work is not None:
             syscalls.fsconfig_string(descriptor, b"upperdir", os.fsencode(upper))
             syscalls.fsconfig_string(descriptor, b"workdir", os.fsencode(work))
@@ -206,8 +215,39 @@ def _mount_new(
     except OSError as error:
         raise _meaning(error, target, _kernel_words(descriptor)) from error
     finally:
-        for clone in clones:
-            os.close(clone)
+        for number in (*opened, descriptor):
+            if number >= 0:
+                os.close(number)
+
+
+def _shown(lower: LowerDir, opened: list[int], abilities: MountAbilities) -> bytes:
+    """The path by which overlay finds a layer; it takes a mount of its own from it."""
+    if not lower.image and lower.namespace < 0:
+        return os.fsencode(lower.path)
+    mount = open_image(lower.path, abilities) if lower.image else syscalls.open_tree_clone(os.fsencode(lower.path))
+    opened.append(mount)
+    if lower.namespace >= 0:
+        syscalls.mount_setattr_idmap(mount, lower.namespace)
+    if lower.data is not None:
+        opened.append(_with_data(mount, lower.data))
+    return b"/proc/self/fd/%d" % opened[-1]
+
+
+def _with_data(image: int, data: Path) -> int:
+    """A read-only overlay of an image and the folder its files lead to, attached nowhere."""
+    descriptor = syscalls.fsopen(b"overlay")
+    try:
+        syscalls.fsconfig_string(descriptor, b"source", b"lading:data")
+        syscalls.fsconfig_string(descriptor, b"lowerdir+", b"/proc/self/fd/%d" % image)
+        syscalls.fsconfig_string(descriptor, b"datadir+", os.fsencode(data))
+        syscalls.fsconfig_string(descriptor, b"metacopy", b"on")
+        syscalls.fsconfig_string(descriptor, b"redirect_dir", b"on")
+        syscalls.fsconfig_create(descriptor)
+        return syscalls.fsmount(descriptor, syscalls.MOUNT_ATTR_RDONLY)
+    except OSError as error:
+        words = _kernel_words(descriptor) or (error.strerror or "").lower()
+        raise Unsupported(f"an image of redirects cannot be mounted: {printable(words)}") from error
+    finally:
         os.close(descriptor)
 
 

@@ -69,6 +69,7 @@ class MountRecord:
     areas: tuple[Path, ...]  #: write areas that the mount uses, as upper or as lower
     boot: str
     namespace: int  #: inode of the mount namespace
+    views: tuple[str, ...] = ()  #: names of the cached images and farms that it is stacked from
 
 
 class MountTable:
@@ -102,6 +103,7 @@ class MountTable:
             record = MountRecord(
                 values["layer"], Path(values["path"]), values["count"], values["source"],
                 tuple(Path(area) for area in values["areas"]), values["boot"], values["namespace"],
+                tuple(values.get("views", ())),
             )  # fmt: skip
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None  # no record, or what a crash of the machine left of one
@@ -122,9 +124,11 @@ class MountTable:
         found = (self._read(self._records / name) for name in names if name.endswith(".json"))
         return sorted((record for record in found if record is not None), key=lambda record: record.layer)
 
-    def put(self, layer_id: str, path: Path, *, source: str, areas: Sequence[Path]) -> MountRecord:
+    def put(
+        self, layer_id: str, path: Path, *, source: str, areas: Sequence[Path], views: Sequence[str] = ()
+    ) -> MountRecord:
         """Record a new mount, counted once. The caller holds the layer's lock, here and below."""
-        record = MountRecord(layer_id, path, 1, source, tuple(areas), self._boot, self._namespace)
+        record = MountRecord(layer_id, path, 1, source, tuple(areas), self._boot, self._namespace, tuple(views))
         self._write(record)
         return record
 
@@ -150,6 +154,7 @@ class MountTable:
         values = {
             "layer": record.layer, "path": str(record.path), "count": record.count, "source": record.source,
             "areas": [str(area) for area in record.areas], "boot": record.boot, "namespace": record.namespace,
+            "views": list(record.views),
         }  # fmt: skip
         temporary = path.with_suffix(f".{os.urandom(8).hex()}")
         temporary.write_text(json.dumps(values))

@@ -141,6 +141,14 @@ class Pool:
             else:
                 return True
 
+    def has(self, key: bytes, inode: Inode) -> bool:
+        """Say whether the pool has a sound first file of an inode."""
+        try:
+            os.stat(pool_name(key), dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return False
+        return self._is_sound(key, 0, inode)
+
     def skip_full(self, key: bytes) -> None:
         """Go on to a further inode, since the present one cannot take as many names as are needed."""
         self._numbers[key] = self._numbers.get(key, 0) + 1

@@ -9,14 +9,17 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Final
 
+from blake3 import blake3
+
 from lading.errors import LadingError, Unsupported
-from lading.materialize import mounts, shift, syscalls
-from lading.values import IDMap
+from lading.materialize import erofs, mounts, shift, syscalls
+from lading.values import PRESENT, Entry, IDMap, Inode
 
 _FILE: Final = "abilities.json"
 
@@ -32,6 +35,14 @@ class Abilities:
     trusted_xattrs: bool
     mknod: bool
     shifted_lowers: bool  #: overlay takes lowerdirs whose owners are shifted by an id-mapped mount
+    erofs_file: bool = False  #: an EROFS image is mounted from its file
+    erofs_loop: bool = False  #: an EROFS image is mounted from a loop device
+    data_only: bool = False  #: overlay takes lowerdirs that only hold what others' files lead to
+
+    @property
+    def erofs(self) -> bool:
+        """Whether EROFS images can be mounted, one way or the other."""
+        return self.erofs_file or self.erofs_loop
 
 
 def probe(cache: Path, run: Path) -> Abilities:
@@ -83,7 +94,7 @@ def _try_out(cache: Path) -> Abilities:
             abilities = Abilities(os.geteuid() == 0, True, api, lowerdir_plus, trusted, device, False)
             if _can(lambda: _try_overlay(scratch, abilities)):  # noqa: B023 - called within the round
                 shifted = lowerdir_plus and _can(lambda: _try_shifted(scratch, abilities))  # noqa: B023 - as above
-                return replace(abilities, shifted_lowers=shifted)
+                return _with_images(scratch, replace(abilities, shifted_lowers=shifted))
         return Abilities(os.geteuid() == 0, False, api, False, trusted, device, False)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -110,11 +121,57 @@ def _try_overlay(scratch: Path, abilities: Abilities) -> None:
     for folder in folders:
         folder.mkdir()
     lower, upper, work, merged = folders
-    mounts.mount_overlay([lower], upper, work, merged, source="lading:probe", read_only=False, abilities=abilities)
+    layer = mounts.LowerDir(lower)
+    mounts.mount_overlay([layer], upper, work, merged, source="lading:probe", read_only=False, abilities=abilities)
     try:
         (merged / "written").write_bytes(b"x")
     finally:
         mounts.detach(merged)  # somebody may be looking through the cache; nothing of it is anybody's
+
+
+def _with_images(scratch: Path, abilities: Abilities) -> Abilities:
+    """Try out a small image: from its file, else from a loop device; then one that leads to another folder."""
+    if not abilities.trusted_xattrs:
+        return abilities  # in a user namespace, where the kernel mounts no EROFS
+    for way in ("erofs_file", "erofs_loop"):
+        tried = replace(abilities, **{way: True})
+        if _can(lambda: _try_image(scratch, tried, redirected=False)):  # noqa: B023 - called within the round
+            leads = tried.lowerdir_plus and _can(lambda: _try_image(scratch, tried, redirected=True))  # noqa: B023 - as above
+            return replace(tried, data_only=leads)
+    return abilities
+
+
+def _try_image(scratch: Path, abilities: Abilities, *, redirected: bool) -> None:
+    """Stack an image of one file below an upper, and read the file."""
+    name = f"{'loop' if abilities.erofs_loop else 'file'}{int(redirected)}"
+    upper, work, merged, data = (scratch / f"{name}-{part}" for part in ("upper", "work", "merged", "data"))
+    for folder in (upper, work, merged, data):
+        folder.mkdir()
+    image = scratch / f"{name}.img"
+    (data / "content").write_bytes(b"x")
+    entry = Entry(b"file", PRESENT, Inode("f", 0o644, 0, 0, 0, size=1, digest=blake3(b"x").digest()))
+    with open(image, "xb+") as file:
+        redirect = (lambda _: b"/content") if redirected else None
+        erofs.write_image(file.fileno(), [entry], _One(b"x"), redirect=redirect)
+    layer = mounts.LowerDir(image, image=True, data=data if redirected else None)
+    mounts.mount_overlay([layer], upper, work, merged, source="lading:probe", read_only=False, abilities=abilities)
+    try:
+        if (merged / "file").read_bytes() != b"x":
+            raise Unsupported("images are not read rightly")
+    finally:
+        mounts.detach(merged)
+
+
+class _One:
+    """A source of one content."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def contents(self, digests: Iterable[bytes]) -> Iterator[Iterator[bytes]]:
+        """Hand it out, however often."""
+        for _ in digests:
+            yield iter((self._data,))
 
 
 def _try_shifted(scratch: Path, abilities: Abilities) -> None:
@@ -127,10 +184,8 @@ def _try_shifted(scratch: Path, abilities: Abilities) -> None:
     ranges = [IDMap(0, 10_000, 10)]
     namespace = shift.namespace(ranges, ranges)
     try:
-        mounts.mount_overlay(
-            [lower], upper, work, merged, source="lading:probe", read_only=False, shifted={lower: namespace},
-            abilities=abilities,
-        )  # fmt: skip
+        layer = mounts.LowerDir(lower, namespace=namespace)
+        mounts.mount_overlay([layer], upper, work, merged, source="lading:probe", read_only=False, abilities=abilities)
         try:
             if os.stat(merged / "file").st_uid != 10_000:
                 raise Unsupported("owners are not shifted")

@@ -21,4 +21,14 @@ class Copy:
     reflink: bool = False  #: the filesystem shares blocks between files
 
 
-Strategy = Farm | Copy
+@dataclass(frozen=True, slots=True)
+class Erofs:
+    """An EROFS image with metadata and contents."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composefs:
+    """An EROFS image with metadata alone, whose files lead to the pool's."""
+
+
+Strategy = Erofs | Farm | Copy | Composefs

@@ -74,6 +74,8 @@ def _walk(folder: Path) -> Iterator[os.stat_result]:
 def balance(context: Context) -> Balance:
     """Measure everything below the root, and let the catalog split the packs."""
     layout = context.layout
+    if context.writable:
+        _note_cache(context)  # first, since it writes to the catalog
     classes = dict.fromkeys(CLASSES, 0)
     with context.catalog.read() as conn:
         packs = accounts.pack_classes(conn)
@@ -89,8 +91,6 @@ def balance(context: Context) -> Balance:
     classes["write areas"] = files_below(layout.layers)
     classes["userdata"] = files_below(layout.images) + files_below(layout.containers)
     classes["other"] = files_below(context.root) - sum(classes.values())
-    if context.writable:
-        _note_cache(context)
     return Balance(classes)
 
 

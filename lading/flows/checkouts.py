@@ -6,11 +6,9 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from lading.errors import LayerUnknown
-from lading.flows import images, mounting, stores, views
+from lading.flows import mounting, stores, views
 from lading.flows.context import Context, Progress
 from lading.materialize.copy import copy_tree
-from lading.values import Layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,25 +23,9 @@ class CheckoutReport:
 
 def checkout(context: Context, ref: str, destination: Path, *, progress: Progress | None) -> CheckoutReport:
     """Write a layer's whole tree into a new folder."""
-    layer = _layer_of_any(context, ref)
+    layer = mounting.layer_of_any(context, ref)
     with stores.epochs(context):
         live = views.LiveFiles(context.objects)
         tree = views.with_root(layer, views.stack(context, layer, live).tree())
         report = copy_tree(destination, tree, live, as_root=os.geteuid() == 0, progress=progress)
     return CheckoutReport(destination, report.files, report.bytes, tuple(report.warnings))
-
-
-def _layer_of_any(context: Context, ref: str) -> Layer:
-    """The layer that shows a record of any kind."""
-    try:
-        return mounting.target_of(context, ref)[0]
-    except LayerUnknown:
-        image = images.find(context, ref)
-        if image is None:
-            raise
-        if not image.layer:
-            raise LayerUnknown(f"image {image.id} has no layer") from None
-        found = stores.layer_by_id(context, image.layer)
-        if found is None:
-            raise
-        return found

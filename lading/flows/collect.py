@@ -15,7 +15,7 @@ from lading.catalog import content as catalog_content
 from lading.catalog import reach
 from lading.catalog.database import Connection
 from lading.errors import Busy, LadingError
-from lading.flows import areas, directories, farms, journaling, reserve
+from lading.flows import areas, directories, journaling, lowers, reserve
 from lading.flows.context import Context
 from lading.flows.ingest import shadowed
 from lading.materialize import cache
@@ -338,15 +338,14 @@ def _unrecorded_size(context: Context, ended: int) -> int:
 
 
 def _evict(context: Context, *, dry_run: bool) -> int:
-    """Drop farms of contents that are gone. What is mounted, or still has a layer, stays."""
-    if not context.layout.trees.is_dir():
+    """Drop images and farms of contents that are gone. What is mounted, or still has a layer, stays."""
+    root = context.layout.cache
+    if not root.is_dir():
         return 0
-    keep = farms.needed(context, planned=dry_run)
+    keep = lowers.needed(context, planned=dry_run)
     unlimited = 1 << 62
-    stale = [name for name in farms.present(context) if name not in keep]
-    if not stale:
-        return cache.evict(context.layout.cache, keep=keep, budget=unlimited, dry_run=dry_run).bytes
-    return cache.evict(context.layout.cache, keep=keep, budget=0, dry_run=dry_run).bytes
+    stale = [name for name in cache.present(root) if name not in keep]
+    return cache.evict(root, keep=keep, budget=0 if stale else unlimited, dry_run=dry_run).bytes
 
 
 def _clear_directories(context: Context, *, dry_run: bool) -> int:

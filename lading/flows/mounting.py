@@ -18,7 +18,7 @@ from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.errors import InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
-from lading.flows import areas, farms, images, sealing, stores, views
+from lading.flows import areas, images, lowers, sealing, stores, views
 from lading.flows.context import Context
 from lading.flows.ingest import entries_of
 from lading.idmaps import NO_MAPS, MapRequest, Maps
@@ -70,9 +70,10 @@ class MountWish:
     label: str = ""
     options: tuple[str, ...] = ()
     maps: Maps = NO_MAPS
+    flatten: bool = False
 
 
-def mount(context: Context, ref: str, *, label: str, options: Sequence[str] = ()) -> Path:
+def mount(context: Context, ref: str, *, label: str, options: Sequence[str] = (), flatten: bool = False) -> Path:
     """Mount a layer or a container's layer, writable; layers of a split-off image store read-only."""
     layer, container = target_of(context, ref)
     if layer.read_only:
@@ -90,7 +91,7 @@ def mount(context: Context, ref: str, *, label: str, options: Sequence[str] = ()
         volatile = bool(container.flags.get("Volatile")) and not context.settings.disable_volatile
     wish = MountWish(
         read_only=bool(layer.origin), volatile=volatile, label=label or layer.mount_label,
-        options=chosen or context.settings.mount_options, maps=maps,
+        options=chosen or context.settings.mount_options, maps=maps, flatten=flatten,
     )  # fmt: skip
     return _mount(context, layer, wish)
 
@@ -105,7 +106,7 @@ def maps_of(context: Context, layer: Layer) -> Maps:
     return Maps(layer.uidmap, layer.gidmap)
 
 
-def mount_image(context: Context, ref: str, *, label: str, options: Sequence[str] = ()) -> Path:
+def mount_image(context: Context, ref: str, *, label: str, options: Sequence[str] = (), flatten: bool = False) -> Path:
     """Mount an image's top layer, read-only and with its owners as they are."""
     if "rw" in options:
         raise InvalidInput(' "rw" option not supported')
@@ -114,7 +115,7 @@ def mount_image(context: Context, ref: str, *, label: str, options: Sequence[str
     if layer.read_only and layer.uidmap:
         raise InvalidInput("cannot create an image with canonical UID/GID mappings in a read-only store")
     chosen = tuple(option for option in options if option != "ro") or context.settings.mount_options
-    return _mount(context, layer, MountWish(read_only=True, label=label, options=chosen))
+    return _mount(context, layer, MountWish(read_only=True, label=label, options=chosen, flatten=flatten))
 
 
 def unmapped_top(context: Context, image: Image) -> Layer:
@@ -187,10 +188,36 @@ def _mount_overlay(context: Context, layer: Layer, wish: MountWish) -> Path:
         return _stack(context, layer, wish)
 
 
+def views_of(context: Context, layer: Layer, *, flatten: bool = False) -> list[lowers.Lower]:
+    """Make what a read-only mount of a layer would be stacked from; the caller holds the locks."""
+    limit = _flatten_limit(context)
+    return lowers.lowerdirs(context, layer, maximum=limit, maps=Maps(layer.uidmap, layer.gidmap), flatten=flatten)
+
+
+def _flatten_limit(context: Context) -> int:
+    return min(context.settings.flatten_depth or LOWERDIRS_MAX, LOWERDIRS_MAX)
+
+
+def layer_of_any(context: Context, ref: str) -> Layer:
+    """The layer that shows a record of any kind."""
+    try:
+        return target_of(context, ref)[0]
+    except LayerUnknown:
+        image = images.find(context, ref)
+        if image is None:
+            raise
+        if not image.layer:
+            raise LayerUnknown(f"image {image.id} has no layer") from None
+        found = stores.layer_by_id(context, image.layer)
+        if found is None:
+            raise
+        return found
+
+
 def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
-    found = farms.lowerdirs(context, layer, maximum=LOWERDIRS_MAX, maps=wish.maps)
-    lowers = [lower.path for lower in found]
-    used = [path for path in lowers if path.is_relative_to(context.layout.layers)]
+    limit = _flatten_limit(context)
+    found = lowers.lowerdirs(context, layer, maximum=limit, maps=wish.maps, flatten=wish.flatten)
+    used = [lower.path for lower in found if not lower.name]
     upper = work = None
     if not wish.read_only:
         area = areas.ensure(context, layer)
@@ -200,33 +227,41 @@ def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
         _fresh_folder(context, work)
         used.append(area)
         _note_write_kind(context, layer, "upper")
-    if wish.read_only or not lowers:
-        lowers = [farms.empty_root(context, layer, wish.maps), *lowers]
-    if wish.read_only and len(lowers) < 2:
-        lowers.append(farms.empty_root(context, replace(layer, root_mode=0o700)))
+    if wish.read_only or not found:
+        found = [lowers.empty_root(context, layer, wish.maps), *found]
+    if wish.read_only and len(found) < 2:
+        found.append(lowers.empty_root(context, replace(layer, root_mode=0o700)))
     target = context.mount_table.mount_point(layer.id)
     settings, attributes = kernel.mount_options(wish.options)
     if wish.label:
         settings["context"] = wish.label
-    with _shifted([lower.path for lower in found if lower.shifted], wish.maps) as shifted:
+    with _namespace(found, wish.maps) as namespace_fd:
+        stacked = [
+            kernel.LowerDir(
+                lower.path, image=lower.image, namespace=namespace_fd if lower.shifted else -1, data=lower.data
+            )
+            for lower in found
+        ]
         kernel.mount_overlay(
-            lowers, upper, work, target, source=f"lading:{layer.id}", read_only=wish.read_only or "ro" in wish.options,
+            stacked, upper, work, target, source=f"lading:{layer.id}", read_only=wish.read_only or "ro" in wish.options,
             volatile=wish.volatile or "volatile" in wish.options, options=settings, attributes=attributes,
-            shifted=shifted, abilities=context.abilities,
+            abilities=context.abilities,
         )  # fmt: skip
-    areas_used = [_area_of(context, path) for path in used]
-    return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=areas_used).path
+    return context.mount_table.put(
+        layer.id, target, source=f"lading:{layer.id}", areas=[_area_of(context, path) for path in used],
+        views=[lower.name for lower in found if lower.name],
+    ).path  # fmt: skip
 
 
 @contextmanager
-def _shifted(paths: Sequence[Path], maps: Maps) -> Iterator[dict[Path, int]]:
-    """For folders whose owners the mount is to shift: the namespace that has the maps."""
-    if not paths:
-        yield {}
+def _namespace(found: Sequence[lowers.Lower], maps: Maps) -> Iterator[int]:
+    """The namespace that has the maps, if the mount is to shift the owners of anything."""
+    if not any(lower.shifted for lower in found):
+        yield -1
         return
     descriptor = namespace(maps.uid, maps.gid)
     try:
-        yield dict.fromkeys(paths, descriptor)
+        yield descriptor
     finally:
         os.close(descriptor)
 
