@@ -49,6 +49,48 @@ def create_container(
     output.created_text(made, output.container_json(made) if as_json else None)
 
 
+@command(
+    "commit",
+    count=(1, 1),
+    usage="CONTAINER",
+    params=(
+        click.option("--id", "-i", "record_id", default="", metavar="ID", help="The image's id; empty to draw one."),
+        names_option,
+        *metadata_options,
+        json_option,
+    ),
+)
+def commit(
+    session: Session,
+    arguments: Sequence[str],
+    record_id: str,
+    names: Sequence[str],
+    metadata: str,
+    metadata_file: str | None,
+    as_json: bool,
+) -> None:
+    """Make an image of a container as it is now."""
+    text = metadata_of(metadata, metadata_file)
+    made = session.store.commit(arguments[0], id=record_id, names=names, metadata=text)
+    output.created_text(made, output.image_json(made) if as_json else None)
+
+
+@command(
+    "clone",
+    count=(1, 1),
+    usage="CONTAINER",
+    params=(
+        click.option("--id", "-i", "record_id", default="", metavar="ID", help="The new container's id."),
+        names_option,
+        json_option,
+    ),
+)
+def clone(session: Session, arguments: Sequence[str], record_id: str, names: Sequence[str], as_json: bool) -> None:
+    """Make another container like this one, its writes included."""
+    made = session.store.clone(arguments[0], id=record_id, names=names)
+    output.created_text(made, output.container_json(made) if as_json else None)
+
+
 @command("containers", params=(json_option,))
 def containers(session: Session, arguments: Sequence[str], as_json: bool) -> None:
     """List all containers."""

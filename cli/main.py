@@ -31,7 +31,10 @@ COMMANDS: Final[dict[str, str]] = {
     "applydiff-using-staging-dir": "diffs:applydiff_using_staging_dir",
     "changes": "diffs:changes",
     "check": "upkeep:check",
+    "cache": "cache:cache",
     "checkout": "mounts:checkout",
+    "clone": "containers:clone",
+    "commit": "containers:commit",
     "config": "upkeep:config",
     "container": "containers:container",
     "container-parent-owners": "driver:container_parent_owners",
@@ -109,10 +112,10 @@ ALIASES: Final[dict[str, str]] = {
 
 #: What ``lading --help`` shows, by what people want to do.
 SECTIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
-    ("Images in, trees out", ("import", "mount", "unmount", "mounted", "checkout")),
+    ("Images in, trees out", ("import", "mount", "unmount", "mounted", "checkout", "cache")),
     ("Layers", ("create-layer", "import-layer", "applydiff", "diff", "changes", "diffsize", "layers", "layer", "copy", "seal", "delete-layer", "applydiff-using-staging-dir", "layer-parent-owners", "storage-layers", "create-storage-layer")),
     ("Images", ("create-image", "images", "image", "images-by-digest", "get-image-dir", "get-image-run-dir", "delete-image")),
-    ("Containers", ("create-container", "containers", "container", "get-container-dir", "get-container-run-dir", "container-parent-owners", "delete-container")),
+    ("Containers", ("create-container", "containers", "container", "get-container-dir", "get-container-run-dir", "container-parent-owners", "commit", "clone", "delete-container")),
     ("Names and metadata", ("exists", "get-names", "add-names", "set-names", "remove-names", "metadata", "set-metadata", "delete")),
     ("Data", tuple(name for name in COMMANDS if name.endswith("-data") or "-data-" in name)),
     ("Questions and upkeep", ("sql", "balance", "status", "version", "config", "check", "gc", "dedup", "shutdown", "wipe", "unshare")),

@@ -19,12 +19,19 @@ from lading.errors import LadingError
     params=(
         click.option("--read-only", "--ro", "-r", "read_only", is_flag=True, help="Mount images, read-only."),
         click.option("--label", "-l", default="", metavar="TEXT", help="SELinux mount label."),
+        click.option("--flatten", is_flag=True, help="Show the layers below as one view."),
         click.option("--opt", "-o", "options", default=None, metavar="TEXT", help="Accepted for scripts, ignored."),
         json_option,
     ),
 )
 def mount(
-    session: Session, arguments: Sequence[str], read_only: bool, label: str, options: str | None, as_json: bool
+    session: Session,
+    arguments: Sequence[str],
+    read_only: bool,
+    label: str,
+    flatten: bool,
+    options: str | None,
+    as_json: bool,
 ) -> int:
     """Mount layers or containers and print where; each mount needs one unmount."""
     store = session.store
@@ -32,7 +39,7 @@ def mount(
     results = []
     for argument in arguments:
         try:
-            path, error = str(act(argument, label=label)), ""
+            path, error = str(act(argument, label=label, flatten=flatten)), ""
         except LadingError as failure:
             path, error = "", str(failure)
         results.append({"id": argument, "mountpoint": path, "error": error})
@@ -90,11 +97,20 @@ def mounted(session: Session, arguments: Sequence[str], as_json: bool) -> int:
     return FAILURE if any(result["error"] for result in results) else 0
 
 
-@command("checkout", count=(2, 2), usage="RECORD DIRECTORY")
-def checkout(session: Session, arguments: Sequence[str]) -> None:
+@command(
+    "checkout",
+    count=(2, 2),
+    usage="RECORD DIRECTORY",
+    params=(
+        click.option("--copy", "way", flag_value="copy", help="Write every file."),
+        click.option("--reflink", "way", flag_value="reflink", help="Share blocks with the cache's files."),
+        click.option("--hardlink", "way", flag_value="hardlink", help="Mount the cache's files there, read-only."),
+    ),
+)
+def checkout(session: Session, arguments: Sequence[str], way: str | None) -> None:
     """Write the whole tree of a layer, image or container into a new directory."""
     with session.progress_bar("checkout") as progress:
-        report = session.store.checkout(arguments[0], arguments[1], progress=progress)
+        report = session.store.checkout(arguments[0], arguments[1], way=way or "auto", progress=progress)
     for warning in report.warnings:
         output.line(f"warning: {warning}", err=True)
     output.line(str(report.path))

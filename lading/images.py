@@ -104,15 +104,16 @@ class Images:
         """
         return flows.images.delete(self._context, ref, dry_run=dry_run)
 
-    def mount(self, ref: str, *, label: str = "", options: Sequence[str] = ()) -> Path:
+    def mount(self, ref: str, *, label: str = "", options: Sequence[str] = (), flatten: bool = False) -> Path:
         """Mount an image's top layer, read-only.
 
         Args:
             ref: the image.
             label: SELinux mount label.
             options: mount options; ``rw`` is refused.
+            flatten: show all layers as one, so that look-ups do not depend on how many there are.
         """
-        return flows.mounting.mount_image(self._context, ref, label=label, options=options)
+        return flows.mounting.mount_image(self._context, ref, label=label, options=options, flatten=flatten)
 
     def unmount(self, ref: str, *, force: bool = False) -> bool:
         """Give one mount of an image back; ``force`` gives all back.

@@ -109,6 +109,8 @@ def _with_options(settings: Settings, given: Mapping[str, Any], pairs: Sequence[
         raise Unsupported("overlay.size and overlay.inodes: this version sets no quotas")
     if options.force_mask is not None:
         raise Unsupported("overlay.force_mask: attributes are kept in the catalog, files are always as they should be")
+    if options.use_composefs:
+        settings = replace(settings, strategy="composefs")
     return replace(
         settings, driver_options=tuple(all_pairs),
         additional_stores=(*settings.additional_stores, *(str(path) for path in options.image_stores)),

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
 from lading import flows
+from lading.cache import Cache
 from lading.config import Settings
 from lading.containers import Containers
 from lading.idmaps import NO_MAPS, Maps
@@ -237,18 +238,19 @@ class Store:
         """Delete a record of any kind (containers first, then images, then layers) without safety checks."""
         flows.records.delete(self._context, ref)
 
-    def mount(self, ref: str, *, label: str = "", options: Sequence[str] = ()) -> Path:
+    def mount(self, ref: str, *, label: str = "", options: Sequence[str] = (), flatten: bool = False) -> Path:
         """Mount a layer or a container's layer, writable; each mount needs one unmount.
 
         Args:
             ref: the layer or container.
             label: SELinux mount label; the layer's own when empty.
             options: mount options; the container's own, else the configured ones, when there are none.
+            flatten: show the layers below as one, so that look-ups do not depend on how many there are.
 
         Returns:
             Where the tree is seen. What is mounted already is seen where it is, whatever the options.
         """
-        return flows.mounting.mount(self._context, ref, label=label, options=options)
+        return flows.mounting.mount(self._context, ref, label=label, options=options, flatten=flatten)
 
     def unmount(self, ref: str, *, force: bool = False) -> bool:
         """Give one mount back; ``force`` gives all back.
@@ -270,16 +272,43 @@ class Store:
         return flows.mounting.mounts(self._context)
 
     def checkout(
-        self, ref: str, destination: str | os.PathLike[str], *, progress: Progress | None = None
+        self, ref: str, destination: str | os.PathLike[str], *, way: str = "auto", progress: Progress | None = None
     ) -> CheckoutReport:
         """Write the whole tree of a layer, image or container into a new folder.
 
         Args:
             ref: a record of any kind.
             destination: a folder that does not exist or is empty.
+            way: "auto" shares blocks with the cache's files where there are such and the filesystem can; "copy"
+                never does; "reflink" makes them first, and insists; "hardlink" shows the cache's own files by a
+                read-only mount.
             progress: called with the files done and their number.
+
+        Raises:
+            Unsupported: the filesystem or the user cannot do it this way.
         """
-        return flows.checkouts.checkout(self._context, ref, Path(destination), progress=progress)
+        return flows.checkouts.checkout(self._context, ref, Path(destination), way=way, progress=progress)
+
+    def commit(self, ref: str, *, id: str = "", names: Sequence[str] = (), metadata: str = "") -> Image:
+        """Make a layer and an image of a container as it is now; only what was written to it is read.
+
+        Raises:
+            ContainerUnknown: there is none.
+        """
+        return flows.snapshots.commit(self._context, ref, id=id, names=names, metadata=metadata)
+
+    def clone(self, ref: str, *, id: str = "", names: Sequence[str] = ()) -> Container:
+        """Make a container like another one, with what was written to it; only that is read.
+
+        Raises:
+            ContainerUnknown: there is none.
+        """
+        return flows.snapshots.clone(self._context, ref, id=id, names=names)
+
+    @property
+    def cache(self) -> Cache:
+        """The views made of layers, which can all be made again."""
+        return Cache(self._context)
 
     def import_image(self, source: str, *, names: Sequence[str] = (), progress: Progress | None = None) -> list[Image]:
         """Import images with their layers, configs and manifests, byte for byte.

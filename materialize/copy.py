@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from blake3 import blake3
 
 from lading.errors import AlreadyExists
+from lading.materialize import reflink
 from lading.materialize.attributes import Attributes, prepare_root
 from lading.materialize.beneath import DIRECTORY, remove_tree, split, told
 from lading.materialize.build import THREADS, File, Progress, TreeBuilder
@@ -59,13 +60,49 @@ def stat_record(status: os.stat_result) -> StatRecord:
     return StatRecord(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+class Clonable(Protocol):
+    """Has files whose blocks may be shared."""
+
+    def open(self, inode: Inode) -> int | None:
+        """Open one for reading; None when it is not there."""
+
+
 class _CopyBuilder(TreeBuilder):
     """A tree of its own files; remembers how each looked."""
 
-    def __init__(self, root: int, source: ContentSource, attributes: Attributes, progress: Progress | None) -> None:
+    def __init__(
+        self, root: int, source: ContentSource, attributes: Attributes, progress: Progress | None, pool: Clonable | None
+    ) -> None:
         super().__init__(root, source, attributes, progress=progress, threads=THREADS)
+        self._pool = pool
         self.index: dict[bytes, StatRecord] = {}
         self._linked: set[bytes] = set()
+
+    def regular(self, entry: Entry, inode: Inode) -> None:
+        """Share the blocks of the pool's file if there is one, else write."""
+        if self._pool is None or not inode.size or not self._cloned(entry, inode, self._pool):
+            self.write_later(File(entry.path, inode))
+
+    def _cloned(self, entry: Entry, inode: Inode, pool: Clonable) -> bool:
+        found = pool.open(inode)
+        if found is None:
+            return False
+        parent, name = split(entry.path)
+        folder = self.directories.fd(parent)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(name, flags, self.attributes.creation_mode(inode), dir_fd=folder)
+            try:
+                if not reflink.clone(found, descriptor):
+                    os.unlink(name, dir_fd=folder)
+                    return False
+                self.attributes.complete(descriptor, inode)
+                self.written(descriptor, name, folder, File(entry.path, inode))
+            finally:
+                os.close(descriptor)
+        finally:
+            os.close(found)
+        return True
 
     def written(self, descriptor: int, name: bytes, parent: int, file: File) -> None:
         """Note how the complete file looks."""
@@ -93,6 +130,7 @@ def copy_tree(
     *,
     as_root: bool | None = None,
     progress: Progress | None = None,
+    pool: Clonable | None = None,
 ) -> CopyReport:
     """Write a full tree into a new folder.
 
@@ -109,6 +147,7 @@ def copy_tree(
         as_root: give owners and make devices; None: if we are root. Without it files belong to the caller,
             devices are left out, and setuid is kept only where the owner is right.
         progress: called with the bytes written so far.
+        pool: whose files' blocks are shared where it has them.
 
     Raises:
         AlreadyExists: the destination is a file, or not empty.
@@ -120,15 +159,16 @@ def copy_tree(
         as_root = os.geteuid() == 0
     destination = Path(os.path.abspath(destination))
     with told(destination):
-        _require_free(destination)
+        require_free(destination)
         parent = os.open(destination.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            return _copy_into(parent, destination, tree, source, Attributes(as_root=as_root), progress)
+            return _copy_into(parent, destination, tree, source, Attributes(as_root=as_root), progress, pool)
         finally:
             os.close(parent)
 
 
-def _require_free(destination: Path) -> None:
+def require_free(destination: Path) -> None:
+    """Raise ``AlreadyExists`` unless a path is free, or an empty folder."""
     try:
         status = os.lstat(destination)
     except FileNotFoundError:
@@ -146,14 +186,15 @@ def _copy_into(
     source: ContentSource,
     attributes: Attributes,
     progress: Progress | None,
+    pool: Clonable | None,
 ) -> CopyReport:
     clean_building(parent, BUILDING_PREFIX)
     try:
         name, root = make_building(parent, BUILDING_PREFIX)
     except PermissionError:
-        return _copy_in_place(parent, destination, tree, source, attributes, progress)
+        return _copy_in_place(parent, destination, tree, source, attributes, progress, pool)
     try:
-        report = _build(root, tree, source, attributes, progress)
+        report = _build(root, tree, source, attributes, progress, pool)
         try:
             os.rename(name, destination.name, src_dir_fd=parent, dst_dir_fd=parent)
         except OSError as error:
@@ -161,7 +202,7 @@ def _copy_into(
                 raise AlreadyExists(f"{destination} was made by somebody else meanwhile") from error
             if error.errno != errno.EBUSY:
                 raise
-            return _copy_in_place(parent, destination, tree, source, attributes, progress)
+            return _copy_in_place(parent, destination, tree, source, attributes, progress, pool)
         return report
     finally:
         remove_tree(name, dir_fd=parent)  # nothing is left of it when it was renamed
@@ -175,6 +216,7 @@ def _copy_in_place(
     source: ContentSource,
     attributes: Attributes,
     progress: Progress | None,
+    pool: Clonable | None,
 ) -> CopyReport:
     """Fill an empty folder that cannot be replaced; emptied again when that fails."""
     root = os.open(destination.name, DIRECTORY, dir_fd=parent)
@@ -182,7 +224,7 @@ def _copy_in_place(
         if os.listdir(root):
             raise AlreadyExists(f"{destination} exists and is not empty")
         try:
-            return _build(root, tree, source, attributes, progress)
+            return _build(root, tree, source, attributes, progress, pool)
         except BaseException:
             for item in os.listdir(root):
                 remove_tree(os.fsencode(item), dir_fd=root)
@@ -192,10 +234,15 @@ def _copy_in_place(
 
 
 def _build(
-    root: int, tree: Sequence[Entry], source: ContentSource, attributes: Attributes, progress: Progress | None
+    root: int,
+    tree: Sequence[Entry],
+    source: ContentSource,
+    attributes: Attributes,
+    progress: Progress | None,
+    pool: Clonable | None,
 ) -> CopyReport:
     prepare_root(root)
-    builder = _CopyBuilder(root, source, attributes, progress)
+    builder = _CopyBuilder(root, source, attributes, progress, pool)
     builder.build(tree)
     return CopyReport(builder.files, builder.bytes, attributes.warnings, builder.index)
 

@@ -53,6 +53,7 @@ class MountInfo:
     fstype: str
     source: str
     options: str
+    root: str = "/"  #: the part of its filesystem that is seen
 
 
 def _unescaped(text: str) -> str:
@@ -73,6 +74,7 @@ def mountinfo() -> list[MountInfo]:
                     fields[dash + 1],
                     _unescaped(fields[dash + 2]),
                     fields[dash + 3].rstrip("\n"),
+                    _unescaped(fields[3]),
                 )
             )
     return found
@@ -294,6 +296,24 @@ def _short(path: Path, opened: list[int]) -> str:
     """A short path, without special characters, that leads to a folder while its descriptor is open."""
     opened.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
     return f"/proc/self/fd/{opened[-1]}"
+
+
+def bind_read_only(folder: Path, target: Path) -> None:
+    """Show a folder at another place, read-only, without devices and without privileges by file.
+
+    Raises:
+        Unsupported: the kernel refuses.
+    """
+    flags = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOSUID
+    try:
+        syscalls.mount(os.fsencode(folder), os.fsencode(target), b"none", syscalls.MS_BIND, b"")
+        try:
+            syscalls.mount(b"none", os.fsencode(target), b"none", syscalls.MS_BIND | syscalls.MS_REMOUNT | flags, b"")
+        except OSError:
+            detach(target)  # never leave the pool's files open to a writer
+            raise
+    except OSError as error:
+        raise Unsupported(f"{target} cannot be mounted: {(error.strerror or '').lower()}") from error
 
 
 def unmount(target: Path) -> None:

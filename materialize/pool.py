@@ -27,7 +27,7 @@ from lading.errors import Busy
 from lading.materialize.attributes import Attributes
 from lading.materialize.beneath import DIRECTORY
 from lading.materialize.build import stored_bytes
-from lading.values import Inode
+from lading.values import Inode, inode_key
 
 #: One line of the list of verified files: key and number.
 _RECORD: Final = struct.Struct("<20sI")
@@ -148,6 +148,13 @@ class Pool:
         except FileNotFoundError:
             return False
         return self._is_sound(key, 0, inode)
+
+    def open(self, inode: Inode) -> int | None:
+        """Open the sound file of an inode for reading; None when there is none."""
+        key = inode_key(inode)
+        if not self.has(key, inode):
+            return None
+        return os.open(pool_name(key), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._fd)
 
     def skip_full(self, key: bytes) -> None:
         """Go on to a further inode, since the present one cannot take as many names as are needed."""

@@ -21,6 +21,11 @@ def pool_path(inode: Inode) -> bytes:
     return b"/" + os.fsencode(pool_name(inode_key(inode)))
 
 
+def open_pool(cache_root: Path) -> Pool:
+    """Open the pool for reading files out of it; hold the cache's lock."""
+    return Pool(cache_root, Attributes(as_root=True, choose=_choose), boot_id())
+
+
 def fill_pool(cache_root: Path, entries: Sequence[Entry], source: ContentSource) -> bytes:
     """See to it that the pool has every file of a content.
 

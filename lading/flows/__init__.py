@@ -13,6 +13,9 @@ if TYPE_CHECKING:
         bigdata as bigdata,
     )
     from lading.flows import (
+        caching as caching,
+    )
+    from lading.flows import (
         checking as checking,
     )
     from lading.flows import (
@@ -68,6 +71,9 @@ if TYPE_CHECKING:
     )
     from lading.flows import (
         sharing as sharing,
+    )
+    from lading.flows import (
+        snapshots as snapshots,
     )
     from lading.flows import (
         staging as staging,

@@ -7,6 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from lading.catalog import content as catalog_content
+from lading.driveroptions import parse_size
 from lading.errors import Busy, LayerUnknown
 from lading.flows import lowers, mounting, stores
 from lading.flows.context import Context
@@ -31,7 +32,7 @@ class View:
 class Prefetched:
     """What was made ready for one image."""
 
-    image: str
+    layer: str  #: its top layer
     views: tuple[str, ...]
     bytes: int  #: of the cache that was written for it
 
@@ -53,7 +54,7 @@ def _owners(context: Context) -> dict[str, tuple[str, ...]]:
     """Layers by the part of a view's name that tells their content."""
     query = (
         "SELECT c.key, l.id FROM layer_content lc JOIN content c ON c.id = lc.content_id "
-        "JOIN layer l ON l.seq = lc.layer_seq ORDER BY l.seq"
+        "JOIN layer l ON l.seq = lc.layer_id ORDER BY l.seq"
     )
     found: dict[str, tuple[str, ...]] = {}
     for part in context.stores:
@@ -72,11 +73,12 @@ def sizes(context: Context) -> dict[str, int]:
     return found
 
 
-def evict(context: Context, *, budget: int, dry_run: bool = False) -> cache.Eviction:
+def evict(context: Context, *, budget: int | str, dry_run: bool = False) -> cache.Eviction:
     """Remove the least recently used views until the cache is within a budget; what is mounted stays."""
     context.need_writable()
+    allowed = parse_size(budget) if isinstance(budget, str) else budget
     keep = lowers.mounted_views(context)
-    return cache.evict(context.layout.cache, keep=keep, budget=budget, dry_run=dry_run, wait_s=context.settings.wait_s)
+    return cache.evict(context.layout.cache, keep=keep, budget=allowed, dry_run=dry_run, wait_s=context.settings.wait_s)
 
 
 def settle(context: Context) -> None:

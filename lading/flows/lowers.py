@@ -19,12 +19,13 @@ from lading.flows import areas, stores, views
 from lading.flows.context import Context
 from lading.idmaps import NO_MAPS, Maps
 from lading.materialize.cache import present
-from lading.materialize.farm import build_farm, find_farm
+from lading.materialize.farm import FarmInfo, build_farm, find_farm
 from lading.materialize.imagecache import Entries, build_image, find_image, sharing
+from lading.materialize.mounts import mountinfo
 from lading.materialize.pool import make_private
 from lading.materialize.poolfill import fill_pool, pool_path
 from lading.materialize.strategy import Composefs, Erofs, Farm, Strategy
-from lading.values import Entry, Layer
+from lading.values import ContentSource, Entry, Layer, inode_key
 
 #: Ends the names of images without contents.
 COMPOSEFS_SUFFIX: Final = "-c"
@@ -257,12 +258,22 @@ def needed(context: Context, *, planned: bool) -> set[str]:
 def mounted_views(context: Context) -> set[str]:
     """Names of what mounts of this boot are stacked from, and of the empty roots."""
     found = {name for record in context.mount_table.records() for name in record.views}
+    found |= {Path(mount.root).name for mount in mountinfo() if "/cache/trees/shown-" in mount.root}
     return found | {name for name in present(context.layout.cache) if name.startswith("root-")}
 
 
 def stem_of(name: str) -> str:
     """The part of a view's name that tells its content."""
     return name.removesuffix(COMPOSEFS_SUFFIX).partition("-")[0]
+
+
+def farm_of_tree(context: Context, tree: Sequence[Entry], source: ContentSource) -> FarmInfo:
+    """A tree of hard links of a full tree, whatever the strategy; its views go with its last use."""
+    listed = blake3()
+    for entry in tree:
+        listed.update(repr((entry.path, entry.link)).encode() + (inode_key(entry.inode) if entry.inode else b""))
+    name = f"shown-{listed.hexdigest(16)}"
+    return build_farm(context.layout.cache, name, tree, source, context.abilities)
 
 
 def empty_root(context: Context, layer: Layer, maps: Maps = NO_MAPS) -> Lower:

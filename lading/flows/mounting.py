@@ -184,8 +184,13 @@ def _settle_ancestors(context: Context, layer: Layer) -> None:
 
 
 def _mount_overlay(context: Context, layer: Layer, wish: MountWish) -> Path:
-    with cache_lock(context.layout.cache, wait_s=context.settings.wait_s):  # no farm goes before it is mounted
-        return _stack(context, layer, wish)
+    with cache_lock(context.layout.cache, wait_s=context.settings.wait_s):  # no view goes before it is mounted
+        path = _stack(context, layer, wish)
+    if context.settings.cache_budget:
+        from lading.flows import caching
+
+        caching.settle(context)
+    return path
 
 
 def views_of(context: Context, layer: Layer, *, flatten: bool = False) -> list[lowers.Lower]:
@@ -329,7 +334,7 @@ def _unmount(context: Context, layer: Layer, *, force: bool) -> bool:
         if record is not None and record.count > 1 and not force:
             context.mount_table.drop(layer.id)
             return False
-        _detach(context, layer.id, record)
+        _detach(context, layer.id, record, force=force)
         if layer.origin:
             areas.remove_unused(context, layer.id, keep=None)
             return True
@@ -372,8 +377,10 @@ def _layer_shown_for(context: Context, image: Image) -> Layer | None:
     )
 
 
-def _detach(context: Context, layer_id: str, record: MountRecord | None) -> None:
+def _detach(context: Context, layer_id: str, record: MountRecord | None, *, force: bool = False) -> None:
     """Really unmount, whatever the count; nothing changes when somebody works in it.
+
+    By force a view that nothing can be written to goes although it is in use: whoever is in it may stay there.
 
     Raises:
         InUse: with the processes that do.
@@ -384,7 +391,12 @@ def _detach(context: Context, layer_id: str, record: MountRecord | None) -> None
             if area.is_dir():
                 kernel.sync_filesystem(area)
     if (record is None or record.source) and kernel.is_mounted(target):
-        kernel.unmount(target)
+        try:
+            kernel.unmount(target)
+        except InUse:
+            if not force or record is None or record.areas:
+                raise
+            kernel.detach(target)
     elif record is not None and not record.source:
         holders = kernel.holders(target)
         if holders:
