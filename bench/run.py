@@ -15,8 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import page, parts
+from bench import page, parts, viewparts
 
+#: Everything that can be measured, in order.
+PARTS = {
+    **parts.PARTS,
+    **{part.__name__: part for part in (viewparts.first_file, viewparts.cold_start, viewparts.views)},
+}
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs/benchmarks.json"
 
@@ -35,14 +40,14 @@ def machine() -> dict[str, str]:
 def main() -> int:
     """Measure, keep, write, draw."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help=f"parts, with commas: {', '.join(parts.PARTS)}")
+    parser.add_argument("--only", help=f"parts, with commas: {', '.join(PARTS)}")
     parser.add_argument(
         "--layers", help="layers that applydiff and diff measure, with commas; all of them if not given"
     )
     parser.add_argument("--rounds", type=int, default=5, help="runs of each command (5)")
     arguments = parser.parse_args()
-    wanted = arguments.only.split(",") if arguments.only else list(parts.PARTS)
-    unknown = set(wanted) - set(parts.PARTS)
+    wanted = arguments.only.split(",") if arguments.only else list(PARTS)
+    unknown = set(wanted) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     corpus = Path(os.environ.get("LADING_CORPUS", ROOT / "build/corpus"))
@@ -53,7 +58,7 @@ def main() -> int:
         bench = parts.Bench(corpus, Path(folder), arguments.rounds, binary if binary.exists() else None, layers)
         for name in wanted:
             print(name, flush=True)
-            kept[name] = {"machine": machine(), "rounds": arguments.rounds, "figures": parts.PARTS[name](bench)}
+            kept[name] = {"machine": machine(), "rounds": arguments.rounds, "figures": PARTS[name](bench)}
             FIGURES.write_text(json.dumps(kept, indent=1) + "\n")
     page.write(kept, ROOT / "docs")
     return 0

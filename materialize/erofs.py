@@ -3,7 +3,7 @@
 An image is planned first: sizes are known, so that every inode and every block has its place before the first
 content is read. What lies where, in blocks of 4096 bytes:
 
-    superblock · shared attributes · inodes, with the ends of their files · directories · data
+    superblock · inodes, with the ends of their files · directories · shared attributes · data
 
 Everything before the data is the *metadata*. Inodes are placed window by window in the order of the entries,
 the largest of a window first, each where it leaves the least room: nearly no gaps, and neighbours in the tree stay
@@ -65,13 +65,14 @@ class _Node:
     """One inode of the image, on its way to a place."""
 
     __slots__ = (
-        "block", "body", "children", "head", "inode", "layout", "nid", "nlink", "path", "size", "table", "xattrs",
+        "block", "body", "children", "head", "inode", "layout", "named", "nid", "nlink", "path", "size", "table", "xattrs",
     )  # fmt: skip
 
     def __init__(self, path: bytes, inode: Inode) -> None:
         self.path = path
         self.inode = inode
         self.nlink = 1
+        self.named = False  #: its first name was seen
         self.size = inode.size if inode.type == "f" else len(inode.target)
         self.xattrs: Xattrs = inode.xattrs
         self.layout = form.FLAT_PLAIN
@@ -170,11 +171,10 @@ class _Plan:
         self.time_ns = _most_common([node.inode.mtime_ns for node in self.nodes])
         self._share_attributes()
         self._measure()
-        self.meta_block = 1 + form.blocks_of(len(self.shared_area))
-        block = self._place_inodes(self.meta_block)
-        block = self._place_directories(block)
-        self.data_block = block
-        self.blocks = self._place_data(block)
+        block = self._place_directories(self._place_inodes(1))
+        self.xattr_block = block
+        self.data_block = block + form.blocks_of(len(self.shared_area))
+        self.blocks = self._place_data(self.data_block)
         if self.blocks > form.NO_BLOCK:
             raise Unsupported("an EROFS image holds at most 16 TiB")
 
@@ -185,17 +185,17 @@ class _Plan:
         if not entries or entries[0].path:
             entries = [Entry(b"", PRESENT, BARE_DIRECTORY), *entries]
         for entry in entries:
-            path, inode, link = entry.path, entry.inode, entry.link
-            if link is not None:
-                node = by_path.get(link)
-                if node is None:
-                    what = f"{printable(path)} is a further name of {printable(link)}"
-                    raise InvalidInput(f"{what}, which is not there")
-                node.nlink += 1
-            else:
-                node = by_path[path] = self._node(entry, path, inode)
+            path, link = entry.path, entry.link
+            first = path if link is None else link
+            node = by_path.get(first)
+            if node is None:  # also where the first name is still to come
+                node = by_path[first] = self._node(entry, path)
                 if node.children is not None:
                     folders[path] = node
+            else:
+                node.nlink += 1
+            if link is None:
+                node.named = True
             if node.inode.type == "f":
                 self.files += 1
             if path:
@@ -206,8 +206,13 @@ class _Plan:
                 folder.children.append((name, node))
                 if node.children is not None:
                     folder.nlink += 1
+        for first, node in by_path.items():
+            if not node.named:
+                what = f"{printable(node.path)} is a further name of {printable(first)}"
+                raise InvalidInput(f"{what}, which is not there")
 
-    def _node(self, entry: Entry, path: bytes, inode: Inode | None) -> _Node:
+    def _node(self, entry: Entry, path: bytes) -> _Node:
+        inode = entry.inode
         if entry.kind == WHITEOUT:
             inode = _WHITEOUT
         elif inode is None:
@@ -299,18 +304,18 @@ class _Plan:
         """Give every node its slot; returns the block behind the last."""
         group: list[_Node] = []
         size = 0
-        block = first
+        block = first  # numbers count from the image's begin, so that none is 0: readers of directories skip that
         for node in self.nodes:
             need = _slots(node) * form.SLOT
             if group and size + need > WINDOW_SIZE:
-                block = self._close_window(group, first, block)
+                block = self._close_window(group, block)
                 group, size = [], 0
             group.append(node)
             size += need
-        return self._close_window(group, first, block)
+        return self._close_window(group, block)
 
-    def _close_window(self, group: list[_Node], first: int, block: int) -> int:
-        count = _pack(group, (block - first) * form.SLOTS)
+    def _close_window(self, group: list[_Node], block: int) -> int:
+        count = _pack(group, block * form.SLOTS)
         self.windows.append((group, block, count))
         return block + count
 
@@ -362,7 +367,8 @@ def _pack(group: Sequence[_Node], start: int) -> int:
     rooms: list[list[int]] = [[] for _ in range(form.SLOTS + 1)]  # free slots to the slots where they begin
     filled = 0  # bit n: some block has n free slots
     blocks = 0
-    for need, node in sorted(((_slots(node), node) for node in group), key=lambda item: -item[0]):
+    # The root goes first: its number has 16 bits.
+    for need, node in sorted(((_slots(node), node) for node in group), key=lambda item: (bool(item[1].path), -item[0])):
         if need > form.SLOTS:
             node.nid = start + blocks * form.SLOTS
             blocks += -(-need // form.SLOTS)
@@ -397,10 +403,11 @@ class _Writer:
         root = plan.nodes[0].nid
         features = form.CHUNKED_FILE if any(node.table is not None for node in plan.nodes) else 0
         head = form.superblock(
-            root=root, inodes=len(plan.nodes), time_ns=plan.time_ns, blocks=plan.blocks, meta_block=plan.meta_block,
-            xattr_block=1 if plan.shared_area else 0, incompatible=features,
+            root=root, inodes=len(plan.nodes), time_ns=plan.time_ns, blocks=plan.blocks, meta_block=0,
+            xattr_block=plan.xattr_block, incompatible=features,
         )  # fmt: skip
-        _write_at(self._fd, head + plan.shared_area, 0)
+        _write_at(self._fd, head, 0)
+        _write_at(self._fd, plan.shared_area, plan.xattr_block * form.BLOCK)
         for node in plan.outside:
             full = node.body * form.BLOCK
             _write_at(self._fd, self._own_data(node)[:full], node.block * form.BLOCK)
@@ -420,7 +427,7 @@ class _Writer:
         data: BinaryIO,
     ) -> None:
         window = bytearray(count * form.BLOCK)
-        start = (block - self._plan.meta_block) * form.SLOTS
+        start = block * form.SLOTS
         for node in group:
             offset = (node.nid - start) * form.SLOT
             head = self._inode(node) + self._plan.attributes(node)
@@ -541,7 +548,7 @@ def damaged_files(descriptor: int, entries: Sequence[Entry]) -> list[bytes]:
         if not _is_read(node):
             continue
         state = blake3()
-        for offset, length in _extents(plan, node):
+        for offset, length in _extents(node):
             end = offset + length
             while offset < end and (chunk := os.pread(descriptor, min(READ_SIZE, end - offset), offset)):
                 state.update(chunk)
@@ -551,7 +558,7 @@ def damaged_files(descriptor: int, entries: Sequence[Entry]) -> list[bytes]:
     return damaged
 
 
-def _extents(plan: _Plan, node: _Node) -> list[tuple[int, int]]:
+def _extents(node: _Node) -> list[tuple[int, int]]:
     """Where in the image a file's stored bytes lie."""
     first = node.block * form.BLOCK
     if node.table is not None:
@@ -559,5 +566,5 @@ def _extents(plan: _Plan, node: _Node) -> list[tuple[int, int]]:
     if node.layout == form.FLAT_PLAIN:
         return [(first, node.size)]
     tail = node.size % form.BLOCK
-    behind = plan.meta_block * form.BLOCK + node.nid * form.SLOT + node.head
+    behind = node.nid * form.SLOT + node.head
     return [(first, node.size - tail), (behind, tail)]

@@ -195,7 +195,7 @@ def _mount_new(
     opened: list[int] = []
     descriptor = -1
     try:
-        shown = [_shown(lower, opened, abilities) for lower in lowers]
+        shown = _all_shown(lowers, opened, abilities)
         descriptor = syscalls.fsopen(b"overlay")
         syscalls.fsconfig_string(descriptor, b"source", source.encode())
         for path in shown:
@@ -230,17 +230,32 @@ def _shown(lower: LowerDir, opened: list[int], abilities: MountAbilities) -> byt
     opened.append(mount)
     if lower.namespace >= 0:
         syscalls.mount_setattr_idmap(mount, lower.namespace)
-    if lower.data is not None:
-        opened.append(_with_data(mount, lower.data))
     return b"/proc/self/fd/%d" % opened[-1]
 
 
-def _with_data(image: int, data: Path) -> int:
-    """A read-only overlay of an image and the folder its files lead to, attached nowhere."""
+def _all_shown(lowers: Sequence[LowerDir], opened: list[int], abilities: MountAbilities) -> list[bytes]:
+    """Paths for all layers; images without contents, and what lies between and below them, become one layer."""
+    shown = [_shown(lower, opened, abilities) for lower in lowers]
+    first = next((number for number, lower in enumerate(lowers) if lower.data is not None), None)
+    if first is None:
+        return shown
+    data = lowers[first].data
+    assert data is not None
+    opened.append(_with_data(shown[first:], data))
+    return [*shown[:first], b"/proc/self/fd/%d" % opened[-1]]
+
+
+def _with_data(layers: Sequence[bytes], data: Path) -> int:
+    """A read-only overlay of layers and the folder that files of images lead to, attached nowhere.
+
+    All layers go into it, since deletions would have no effect beyond one of their own. What is written goes to an
+    overlay on top that knows nothing of redirects.
+    """
     descriptor = syscalls.fsopen(b"overlay")
     try:
         syscalls.fsconfig_string(descriptor, b"source", b"lading:data")
-        syscalls.fsconfig_string(descriptor, b"lowerdir+", b"/proc/self/fd/%d" % image)
+        for layer in layers:
+            syscalls.fsconfig_string(descriptor, b"lowerdir+", layer)
         syscalls.fsconfig_string(descriptor, b"datadir+", os.fsencode(data))
         syscalls.fsconfig_string(descriptor, b"metacopy", b"on")
         syscalls.fsconfig_string(descriptor, b"redirect_dir", b"on")

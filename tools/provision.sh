@@ -11,7 +11,7 @@ export DEBIAN_FRONTEND=noninteractive
 needed=(python3 python3-venv make)
 # The reference program that behaviour is compared with, tools that write and read images, file attributes,
 # every compression a layer may have, block devices and filesystems for the tests of faults.
-tests=(containers-storage skopeo umoci sqlite3 tar gzip bzip2 xz-utils zstd attr acl dmsetup e2fsprogs mount rsync)
+tests=(containers-storage skopeo umoci sqlite3 tar gzip bzip2 xz-utils zstd attr acl dmsetup e2fsprogs erofs-utils xfsprogs btrfs-progs mount rsync)
 ci=(git vagrant mmdebstrap)
 
 packages=("${needed[@]}" "${tests[@]}")
