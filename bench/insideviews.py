@@ -93,6 +93,7 @@ def farm(folder: str, tar: str) -> dict[str, Any]:
     """Build the farm of ``pynode`` with the pool of its parts, beside GNU tar unpacking it."""
     ours, theirs = [], []
     with opened(folder, strategy="farm") as store:
+        store.cache.prefetch("node")
         for number in range(5):
             target = Path(folder) / f"tar{number}"
             target.mkdir()

@@ -14,7 +14,7 @@ from bench.measure import OURS, PEER, StoreOf, compare, fresh, in_turn, run, set
 from bench.parts import STARTS, Bench
 
 #: A file of the node layer, and a program of it.
-FILE = "usr/share/doc/nodejs/copyright"
+FILE = "usr/share/doc/ca-certificates/copyright"
 PROGRAM = ("/usr/bin/node", "--version")
 
 
