@@ -50,6 +50,8 @@ def main() -> int:
     unknown = set(wanted) - set(PARTS)
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    # As for any installed program: a start does not compile anything.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     corpus = Path(os.environ.get("LADING_CORPUS", ROOT / "build/corpus"))
     binary = ROOT / "dist/lading"
     kept: dict[str, Any] = json.loads(FIGURES.read_text()) if FIGURES.exists() else {}

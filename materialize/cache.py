@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import Final
 
 from lading.materialize.beneath import DIRECTORY, remove_tree, told, walk
+from lading.materialize.cachelock import (
+    BUILDING_PREFIX,
+    IMAGE_SUFFIX,
+    LOCK_SUFFIX,
+    LOCK_WAIT_S,
+    MARKER_SUFFIX,
+    REFS_SUFFIX,
+    cache_lock,
+)
 from lading.materialize.copy import make_building
-from lading.materialize.farm import BUILDING_PREFIX, MARKER_SUFFIX
-from lading.materialize.imagecache import IMAGE_SUFFIX, LOCK_SUFFIX, REFS_SUFFIX, drop_image
-from lading.materialize.pool import LOCK_WAIT_S, cache_lock, pool_name
+from lading.materialize.imagecache import drop_image
+from lading.materialize.pool import pool_name
 
 TREE: Final = "tree"
 IMAGE: Final = "image"

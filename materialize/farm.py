@@ -20,15 +20,13 @@ from lading.errors import Busy
 from lading.materialize.attributes import Attributes, prepare_root
 from lading.materialize.beneath import DIRECTORY, remove_tree, split, told
 from lading.materialize.build import File, TreeBuilder
+from lading.materialize.cachelock import BUILDING_PREFIX, MARKER_SUFFIX, boot_id, cache_lock, make_private
 from lading.materialize.copy import clean_building, make_building
-from lading.materialize.pool import Pool, boot_id, cache_lock, make_private
+from lading.materialize.pool import Pool
 from lading.materialize.strategy import Farm
 from lading.materialize.verify import Verification
 from lading.materialize.whiteout import Xattrs, layer_xattrs, make_whiteout, mark_opaque
 from lading.values import ContentSource, Entry, Inode, inode_key
-
-BUILDING_PREFIX: Final = ".building-"
-MARKER_SUFFIX: Final = ".json"
 
 #: Rounds of building while others build, damage or evict the same farm.
 _ROUNDS_MAX: Final = 4

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Protocol
 
 from lading.errors import Unsupported
-from lading.materialize import loop, syscalls
+from lading.materialize import syscalls
 from lading.materialize.erofsformat import BLOCK
 
 #: Nobody runs a device or a setuid file of an image by way of the cache; the mount on top has flags of its own.
@@ -59,6 +58,8 @@ def _source(image: Path, abilities: ImageAbilities) -> Iterator[bytes]:
         return
     if not abilities.erofs_loop:
         raise Unsupported("this kernel mounts no EROFS images here")
+    from lading.materialize import loop
+
     file = os.open(image, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         device, path = loop.attach(file, block_size=BLOCK)
@@ -82,6 +83,8 @@ def attached_images(images: Sequence[Path], scratch: Path, abilities: ImageAbili
     Returns:
         The folder of each. The folders go at the end; whatever is stacked on them keeps the mounts.
     """
+    import tempfile
+
     found: dict[Path, Path] = {}
     with ExitStack() as stack:
         for image in images:

@@ -15,74 +15,25 @@ import fcntl
 import os
 import stat
 import struct
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from blake3 import blake3
 
-from lading.errors import Busy
 from lading.materialize.attributes import Attributes
 from lading.materialize.beneath import DIRECTORY
 from lading.materialize.build import stored_bytes
+from lading.materialize.cachelock import make_private
 from lading.values import Inode, inode_key
 
 #: One line of the list of verified files: key and number.
 _RECORD: Final = struct.Struct("<20sI")
 _LEDGER_PREFIX: Final = ".boot-"
 
-#: Seconds to wait for an eviction, or for builds when evicting.
-LOCK_WAIT_S: Final = 30.0
-_LOCK_POLL_S: Final = 0.02
-
 #: Times that every filesystem in use can hold; others are clamped by the kernel and not compared.
 _COMPARABLE_S: Final = range(0, 1 << 31)
 _NS: Final = 1_000_000_000
-
-
-def boot_id() -> str:
-    """The kernel's name for this boot."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-@contextmanager
-def cache_lock(cache_root: Path, *, exclusive: bool = False, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
-    """Keep eviction and the users of cached trees apart.
-
-    Builders, and whoever has found a farm and not mounted it yet, hold the lock shared; eviction holds it
-    alone. It dies with its holder, and may be taken shared more than once.
-
-    Raises:
-        Busy: the other side did not let go within the limit.
-    """
-    make_private(cache_root)
-    descriptor = os.open(cache_root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        _lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait_s)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, operation: int, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise Busy("the cache is in use by another process") from error
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return
-
-
-def make_private(folder: Path) -> None:
-    """Make a folder that only its owner can enter, unless it is there."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700, parents=True)
 
 
 def pool_name(key: bytes, number: int = 0) -> str:

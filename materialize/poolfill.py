@@ -9,9 +9,9 @@ from pathlib import Path
 from lading.materialize.attributes import Attributes
 from lading.materialize.beneath import DIRECTORY, remove_tree
 from lading.materialize.build import File, TreeBuilder
+from lading.materialize.cachelock import BUILDING_PREFIX, boot_id, make_private
 from lading.materialize.copy import make_building
-from lading.materialize.farm import BUILDING_PREFIX
-from lading.materialize.pool import Pool, boot_id, make_private, pool_name
+from lading.materialize.pool import Pool, pool_name
 from lading.materialize.whiteout import Xattrs, layer_xattrs
 from lading.values import PRESENT, ContentSource, Entry, Inode, inode_key
 

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
@@ -18,7 +16,7 @@ from typing import Final
 from blake3 import blake3
 
 from lading.errors import LadingError, Unsupported
-from lading.materialize import erofs, mounts, shift, syscalls
+from lading.materialize import mounts, shift, syscalls
 from lading.values import PRESENT, Entry, IDMap, Inode
 
 _FILE: Final = "abilities.json"
@@ -82,6 +80,9 @@ def _read(note: Path) -> Abilities | None:
 
 
 def _try_out(cache: Path) -> Abilities:
+    import shutil
+    import tempfile
+
     try:
         scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=cache))
     except OSError:
@@ -143,6 +144,8 @@ def _with_images(scratch: Path, abilities: Abilities) -> Abilities:
 
 def _try_image(scratch: Path, abilities: Abilities, *, redirected: bool) -> None:
     """Stack an image of one file below an upper, and read the file."""
+    from lading.materialize import erofs
+
     name = f"{'loop' if abilities.erofs_loop else 'file'}{int(redirected)}"
     upper, work, merged, data = (scratch / f"{name}-{part}" for part in ("upper", "work", "merged", "data"))
     for folder in (upper, work, merged, data):

@@ -11,8 +11,8 @@ from lading.driveroptions import parse_size
 from lading.errors import Busy, LayerUnknown
 from lading.flows import lowers, mounting, stores
 from lading.flows.context import Context
-from lading.materialize import cache, imagecache
-from lading.materialize.pool import cache_lock
+from lading.materialize import cache, imagebuild, imagecache
+from lading.materialize.cachelock import cache_lock
 from lading.values import Entry
 
 
@@ -105,7 +105,7 @@ def prefetch(context: Context, ref: str, *, flatten: bool = False) -> Prefetched
         made = mounting.views_of(context, layer, flatten=flatten)
     for lower in made:
         if lower.image:
-            imagecache.make_durable(context.layout.cache, lower.name)
+            imagebuild.make_durable(context.layout.cache, lower.name)
     written = sum(sizes(context).values()) - before
     return Prefetched(layer.id, tuple(lower.name for lower in made if lower.name), written)
 
@@ -128,9 +128,9 @@ def check(context: Context) -> tuple[int, list[str]]:
         looked += 1
         entries = _entries_of(context, view)
         if entries is not None:
-            sound = imagecache.check_image(context.layout.cache, view.name, entries)
+            sound = imagebuild.check_image(context.layout.cache, view.name, entries)
         else:
-            sound = imagecache.has_sound_metadata(context.layout.cache, view.name)
+            sound = imagebuild.has_sound_metadata(context.layout.cache, view.name)
             if not sound and view.name not in mounted:
                 imagecache.drop_image(context.layout.cache / "erofs", view.name)
         if not sound:

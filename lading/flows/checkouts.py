@@ -14,8 +14,9 @@ from lading.flows import lowers, mounting, stores, views
 from lading.flows.context import Context, Progress
 from lading.materialize import mounts as kernel
 from lading.materialize import reflink
+from lading.materialize.cachelock import cache_lock
 from lading.materialize.copy import copy_tree, require_free
-from lading.materialize.pool import Pool, cache_lock
+from lading.materialize.pool import Pool
 from lading.materialize.poolfill import fill_pool, open_pool
 from lading.values import Entry, printable
 

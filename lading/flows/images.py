@@ -14,7 +14,6 @@ from lading.catalog import names as catalog_names
 from lading.errors import ImageUnknown, ImageUsedByContainer, InvalidBigDataName, InvalidInput, LayerUnknown, NotAnImage
 from lading.flows import areas, bigdata, directories, layers, reserve, sealing, stores, views
 from lading.flows.context import Context
-from lading.flows.ingest import check_digest
 from lading.flows.records import check_id, check_names, check_text
 from lading.values import Image, Layer, printable, unique
 
@@ -52,6 +51,8 @@ def unknown(ref: str) -> ImageUnknown:
 
 def by_digest(context: Context, digest: str, *, strict: bool) -> list[Image]:
     """List the images that a digest finds. One that is malformed finds none, or is refused if ``strict``."""
+    from lading.flows.ingest import check_digest
+
     try:
         check_digest(digest or ":")
     except InvalidInput:
@@ -173,6 +174,8 @@ def pulled_up(context: Context, image_id: str) -> Image:
 
 
 def _check_digest(digest: str) -> None:
+    from lading.flows.ingest import check_digest
+
     try:
         check_digest(digest)
     except InvalidInput as error:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
@@ -25,10 +25,12 @@ from lading.errors import (
 )
 from lading.flows import areas, bigdata, reserve, sealing, stores
 from lading.flows.context import Context, Progress
-from lading.flows.ingest import Ingested, ingesting
 from lading.flows.records import check_id, check_names, check_text
 from lading.idmaps import NO_MAPS, NO_REQUEST, MapRequest, Maps
 from lading.values import Layer, Readable
+
+if TYPE_CHECKING:
+    from lading.flows.ingest import Ingested
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +242,8 @@ def import_layer(
 ) -> Layer:
     """Make a layer with a diff's content, all in one commit."""
     target, fresh, parent = _prepared(context, wanted)
+    from lading.flows.ingest import ingesting
+
     with ingesting(target, stream, expected=expected, progress=progress) as diff:
         items = bigdata.store_items(target, wanted.big_data, diff.epoch)
         with target.catalog.write("import-layer") as tx:
@@ -281,6 +285,8 @@ def apply(context: Context, ref: str, stream: Readable, *, expected: str, progre
 
     layer = get_writable(context, ref)
     target = stores.home(context, layer)
+    from lading.flows.ingest import ingesting
+
     with ingesting(target, stream, expected=expected, progress=progress) as diff:
         _refuse_unmapped(context, layer, diff)
         while True:

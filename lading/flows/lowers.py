@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
@@ -18,14 +18,16 @@ from lading.errors import InUse, Unsupported
 from lading.flows import areas, stores, views
 from lading.flows.context import Context
 from lading.idmaps import NO_MAPS, Maps
-from lading.materialize.cache import present
-from lading.materialize.farm import FarmInfo, build_farm, find_farm
-from lading.materialize.imagecache import Entries, build_image, find_image, sharing
+from lading.materialize.cachelock import make_private
+from lading.materialize.imagecache import Image, find_image, sharing
 from lading.materialize.mounts import mountinfo
-from lading.materialize.pool import make_private
-from lading.materialize.poolfill import fill_pool, pool_path
 from lading.materialize.strategy import Composefs, Erofs, Farm, Strategy
 from lading.values import ContentSource, Entry, Layer, inode_key
+
+if TYPE_CHECKING:
+    from lading.materialize.farm import FarmInfo
+
+Entries = Callable[[], Sequence[Entry]]
 
 #: Ends the names of images without contents.
 COMPOSEFS_SUFFIX: Final = "-c"
@@ -131,7 +133,7 @@ def _lower(context: Context, step: _Step, below: Sequence[_Step], maps: Maps, st
         built = NO_MAPS if shifted else maps
         name = name_of(step.key, *_digest(built))
         return _made(context, strategy, name, lambda: built.shown(_entries(step)), shifted)
-    entries, inherited = trees.inherit(_tree(below), _entries(step))
+    entries, inherited = trees.inherit(_below_implied(step, below), _entries(step))
     if shifted and not _covers_all(entries, maps):
         shifted = False
     built = NO_MAPS if shifted else maps
@@ -139,24 +141,30 @@ def _lower(context: Context, step: _Step, below: Sequence[_Step], maps: Maps, st
     return _made(context, strategy, name, lambda: built.shown(entries), shifted)
 
 
+def _below_implied(step: _Step, below: Sequence[_Step]) -> dict[bytes, Entry]:
+    """What lies below a content, at the paths that it only implies."""
+    if any(other.live is not None or other.home is not step.home for other in below):
+        return _tree(below)
+    with step.home.catalog.read() as conn:
+        found = catalog_flatten.below_implied(conn, [other.key for other in reversed(below)], step.key)
+    return {entry.path: entry for entry in trees.settled_tree(found, dict.fromkeys((e.path for e in found), 0))}
+
+
 def _made(context: Context, strategy: Strategy, name: str, entries: Entries, shifted: bool) -> Lower:
     """Find or build one lowerdir."""
     cache = context.layout.cache
+    # What only makes views is loaded when one is made: most mounts find them all.
     match strategy:
         case Erofs():
-            image = find_image(cache, name) or build_image(cache, name, entries, context.objects)
+            image = find_image(cache, name) or _built(context, name, entries)
             return Lower(image.path, name, shifted, image=True)
         case Composefs():
             name += COMPOSEFS_SUFFIX
-
-            def prepare(wanted: Sequence[Entry]) -> bytes:
-                return fill_pool(cache, wanted, context.objects)
-
-            image = find_image(cache, name) or build_image(
-                cache, name, entries, context.objects, redirect=pool_path, prepare=prepare
-            )
+            image = find_image(cache, name) or _built_without_contents(context, name, entries)
             return Lower(image.path, name, shifted, image=True, data=cache / "pool")
         case _:
+            from lading.materialize.farm import build_farm, find_farm
+
             path = find_farm(cache, name)
             if path is None:
                 make_private(context.layout.trees)
@@ -199,6 +207,22 @@ def _tree(steps: Sequence[_Step]) -> dict[bytes, Entry]:
 def _entries(step: _Step) -> list[Entry]:
     with step.home.catalog.read() as conn:
         return catalog_content.entries(conn, step.key)
+
+
+def _built(context: Context, name: str, entries: Entries) -> Image:
+    from lading.materialize.imagebuild import build_image
+
+    return build_image(context.layout.cache, name, entries, context.objects)
+
+
+def _built_without_contents(context: Context, name: str, entries: Entries) -> Image:
+    from lading.materialize.imagebuild import build_image
+    from lading.materialize.poolfill import fill_pool, pool_path
+
+    def prepare(wanted: Sequence[Entry]) -> bytes:
+        return fill_pool(context.layout.cache, wanted, context.objects)
+
+    return build_image(context.layout.cache, name, entries, context.objects, redirect=pool_path, prepare=prepare)
 
 
 def _flattened(context: Context, steps: Sequence[_Step], maps: Maps, strategy: Strategy) -> Lower:
@@ -247,6 +271,8 @@ def needed(context: Context, *, planned: bool) -> set[str]:
             " AND (EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = content.id)"
             " OR EXISTS (SELECT 1 FROM layer l WHERE l.replay_content_id = content.id))"
         )
+    from lading.materialize.cache import present
+
     live: set[str] = set()
     for part in context.stores:
         with part.catalog.read() as conn:
@@ -257,6 +283,8 @@ def needed(context: Context, *, planned: bool) -> set[str]:
 
 def mounted_views(context: Context) -> set[str]:
     """Names of what mounts of this boot are stacked from, and of the empty roots."""
+    from lading.materialize.cache import present
+
     found = {name for record in context.mount_table.records() for name in record.views}
     found |= {Path(mount.root).name for mount in mountinfo() if "/cache/trees/shown-" in mount.root}
     return found | {name for name in present(context.layout.cache) if name.startswith("root-")}
@@ -269,6 +297,8 @@ def stem_of(name: str) -> str:
 
 def farm_of_tree(context: Context, tree: Sequence[Entry], source: ContentSource) -> FarmInfo:
     """A tree of hard links of a full tree, whatever the strategy; its views go with its last use."""
+    from lading.materialize.farm import build_farm
+
     listed = blake3()
     for entry in tree:
         listed.update(repr((entry.path, entry.link)).encode() + (inode_key(entry.inode) if entry.inode else b""))

@@ -20,12 +20,10 @@ from lading.catalog import names as catalog_names
 from lading.errors import InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
 from lading.flows import areas, images, lowers, sealing, stores, views
 from lading.flows.context import Context
-from lading.flows.ingest import entries_of
 from lading.idmaps import NO_MAPS, MapRequest, Maps
 from lading.materialize import mounts as kernel
-from lading.materialize.copy import copy_tree, write_stat_index
+from lading.materialize.cachelock import cache_lock
 from lading.materialize.mounttable import MountRecord
-from lading.materialize.pool import cache_lock
 from lading.materialize.shift import namespace
 from lading.objects.durable import make_dir
 from lading.values import Container, Entry, Image, Layer
@@ -307,6 +305,8 @@ def _note_write_kind(context: Context, layer: Layer, kind: str) -> None:
 
 def _provide_tree(context: Context, layer: Layer, wish: MountWish) -> Path:
     """Give a layer a writable tree of its own, or the one it has."""
+    from lading.materialize.copy import copy_tree, write_stat_index
+
     area = areas.ensure(context, layer)
     areas.set_maps(context, layer, area, wish.maps)
     tree = area / "tree"
@@ -425,6 +425,7 @@ def mounts(context: Context) -> list[Mounted]:
 
 def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
     """Write a content's files through the mount point of a mounted layer."""
+    from lading.flows.ingest import entries_of
     from lading.materialize.unpack import unpack
 
     entries: Sequence[Entry] = entries_of(context, key)

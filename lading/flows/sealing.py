@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from lading import trees
 from lading.catalog import content as catalog_content
@@ -14,10 +14,11 @@ from lading.catalog.database import WriteTransaction
 from lading.errors import InUse, LayerUnknown
 from lading.flows import areas, views
 from lading.flows.context import Context
-from lading.materialize.capture import Store
-from lading.materialize.listing import listing
-from lading.objects.writer import ObjectWriter
 from lading.values import KIND_DATA, KIND_LISTING, Entry, Layer
+
+if TYPE_CHECKING:
+    from lading.materialize.capture import Store
+    from lading.objects.writer import ObjectWriter
 
 #: Bytes read at a time from a file of a write area.
 READ_SIZE: Final = 1 << 20
@@ -110,6 +111,8 @@ def store_native(context: Context, writer: ObjectWriter, entries: Sequence[Entry
     """
     if not entries:
         return Native("", None)
+    from lading.materialize.listing import listing
+
     recipe = writer.stream(KIND_LISTING)
     for chunk in listing(entries):
         recipe.write(chunk)

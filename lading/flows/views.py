@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
@@ -21,9 +21,10 @@ from lading.flows import areas, stores
 from lading.flows.context import Context
 from lading.idmaps import Maps
 from lading.materialize.beneath import open_beneath
-from lading.materialize.capture import Store, capture_tree, capture_upper
-from lading.materialize.copy import read_stat_index
 from lading.values import PRESENT, ContentSource, Entry, Inode, Layer, component_key, printable
+
+if TYPE_CHECKING:
+    from lading.materialize.capture import Store
 
 #: Bytes read at a time from a file of a write area.
 READ_SIZE: Final = 1 << 20
@@ -40,6 +41,9 @@ def capture(context: Context, layer: Layer, base: Mapping[bytes, Entry], store: 
         base: what a "tree" area was made from: the full tree without the area; unused for an "upper".
         store: called with an open file and its size for each regular file; returns the digest.
     """
+    from lading.materialize.capture import capture_tree, capture_upper
+    from lading.materialize.copy import read_stat_index
+
     area = areas.current(context, layer)
     maps = areas.maps_of(area)
     if layer.write_kind == "upper":
@@ -190,6 +194,8 @@ def _live(context: Context, layer: Layer, so_far: Stack, live: LiveFiles) -> Ent
 
 def walked(upper: Path) -> list[Entry]:
     """The entries of a live upper directory, with container IDs; contents are not read."""
+    from lading.materialize.capture import capture_upper
+
     found = areas.maps_of(upper.parent).read_back(capture_upper(upper, lambda _, __: b""))
     return [entry for entry in found if entry.path]
 

@@ -13,8 +13,8 @@ import pytest
 
 from lading.errors import Busy
 from lading.materialize.cache import evict, measure
+from lading.materialize.cachelock import cache_lock
 from lading.materialize.farm import build_farm, find_farm
-from lading.materialize.pool import cache_lock
 from lading.values import Entry
 from tests.materialize.conftest import MemorySource
 from tests.materialize.samples import ROOT, describe, every_kind, regular

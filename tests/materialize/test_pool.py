@@ -10,7 +10,8 @@ import pytest
 
 from lading.errors import Busy
 from lading.materialize.attributes import Attributes
-from lading.materialize.pool import Pool, cache_lock, pool_name
+from lading.materialize.cachelock import cache_lock
+from lading.materialize.pool import Pool, pool_name
 from lading.values import Inode, inode_key
 from tests.materialize.conftest import MemorySource
 from tests.materialize.samples import regular

@@ -407,7 +407,7 @@ def test_images_of_real_layers_show_what_gnu_tar_unpacks(tmp_path: Path) -> None
             for path in wanted:
                 parent, slash, name = path.rpartition(b"/")
                 if name.startswith(b".wh."):  # plain files to tar
-                    assert found.pop(parent + slash + name[4:])[:1] + (0,) == (stat.S_IFCHR, 0)
+                    assert (*found.pop(parent + slash + name[4:])[:1], 0) == (stat.S_IFCHR, 0)
                     continue
                 assert found[path] == wanted[path] or _only_implied(found[path], wanted[path]), path
             assert set(found) == {path for path in wanted if not path.rpartition(b"/")[2].startswith(b".wh.")}

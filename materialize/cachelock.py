@@ -1,0 +1,69 @@
+"""What all users of the cache share: its lock, its file names, and the boot they belong to."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from lading.errors import Busy
+
+#: Begins the names of folders in which something is built.
+BUILDING_PREFIX: Final = ".building-"
+#: End the names of descriptions, of images, of lists of the pool files that an image without contents leads to, and of
+#: files by which one process at a time builds a view.
+MARKER_SUFFIX: Final = ".json"
+IMAGE_SUFFIX: Final = ".img"
+REFS_SUFFIX: Final = ".refs"
+LOCK_SUFFIX: Final = ".lock"
+
+#: Seconds to wait for an eviction, or for builds when evicting.
+LOCK_WAIT_S: Final = 30.0
+_LOCK_POLL_S: Final = 0.02
+
+
+def boot_id() -> str:
+    """The kernel's name for this boot."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+@contextmanager
+def cache_lock(cache_root: Path, *, exclusive: bool = False, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """Keep eviction and the users of cached trees apart.
+
+    Builders, and whoever has found a farm and not mounted it yet, hold the lock shared; eviction holds it
+    alone. It dies with its holder, and may be taken shared more than once.
+
+    Raises:
+        Busy: the other side did not let go within the limit.
+    """
+    make_private(cache_root)
+    descriptor = os.open(cache_root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        _lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait_s)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, operation: int, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline:
+                raise Busy("the cache is in use by another process") from error
+            time.sleep(_LOCK_POLL_S)
+        else:
+            return
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder that only its owner can enter, unless it is there."""
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=True)
