@@ -18,7 +18,8 @@ import pytest
 from lading import Store
 from lading.cache import Cache
 from lading.config import Settings
-from lading.errors import InUse, InvalidInput, Unsupported
+from lading.errors import Full, InUse, InvalidInput, Unsupported
+from lading.flows import lowers
 from lading.idmaps import MapRequest, Maps
 from lading.materialize import erofs, imagecache, mounts
 from lading.values import IDMap
@@ -455,3 +456,39 @@ def test_names_of_lock_files_and_debris_go(store: Store, two: str) -> None:
     store.cache.evict()
     assert os.listdir(store.root / "cache/erofs") == []
     assert imagecache.find_image(store.root / "cache", "orphan") is None
+
+
+def test_a_full_disk_while_building_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    """The view that fits is built; the one that does not leaves neither image nor debris."""
+    image, folder = tmp_path / "fs", tmp_path / "mounted"
+    image.touch()
+    os.truncate(image, 64 << 20)
+    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    folder.mkdir()
+    subprocess.run(["mount", "-o", "loop", image, folder], check=True)
+    try:
+        with opened(folder) as store:
+            large = store.layers.import_(io.BytesIO(file(b"large", b"x" * (80 << 20)) + END))
+            small = store.layers.import_(io.BytesIO(LOWER))
+            with pytest.raises(Full):
+                store.mount(large.id)
+            assert os.listdir(store.root / "cache/erofs") == [f".{_name(store, large.id)}.lock"]
+            assert (store.mount(small.id) / "etc/a").read_bytes() == b"a" * 5000
+            store.unmount(small.id)
+            assert not store.check(content=True).findings
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+def _name(store: Store, layer_id: str) -> str:
+    return lowers.name_of(store.layers.get(layer_id).contents[0])
+
+
+def test_paths_with_commas_colons_and_spaces(tmp_path: Path) -> None:
+    """By both interfaces of the kernel."""
+    for number, forced in enumerate(({}, {"new_mount_api": False, "lowerdir_plus": False, "shifted_lowers": False})):
+        with opened(tmp_path / f"a, b:c\\d {number}") as store:
+            store._context.__dict__["abilities"] = replace(store._context.abilities, **forced)
+            layer = store.layers.import_(io.BytesIO(LOWER))
+            assert (store.mount(layer.id) / "etc/a").exists()
+            store.unmount(layer.id)
