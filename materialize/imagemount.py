@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from lading.errors import Unsupported
 from lading.materialize import syscalls
 from lading.materialize.erofsformat import BLOCK
 
 #: Nobody runs a device or a setuid file of an image by way of the cache; the mount on top has flags of its own.
-_ATTRIBUTES = syscalls.MOUNT_ATTR_RDONLY
+_ATTRIBUTES: Final = syscalls.MOUNT_ATTR_RDONLY
+
+#: Begins the names of folders where images are attached for a moment; the lock tells whether anybody is at it.
+_ATTACHED_PREFIX: Final = ".image-"
+_LOCK: Final = ".images.lock"
 
 
 class ImageAbilities(Protocol):
@@ -72,6 +77,24 @@ def _source(image: Path, abilities: ImageAbilities) -> Iterator[bytes]:
 
 
 @contextmanager
+def _tidied(scratch: Path) -> Iterator[None]:
+    """Hold a lock that says that somebody attaches images; whoever is alone removes what a kill left."""
+    descriptor = os.open(scratch / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with suppress(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for name in os.listdir(scratch):
+                if name.startswith(_ATTACHED_PREFIX):
+                    with suppress(OSError):  # killed before the mount
+                        syscalls.umount2(os.fsencode(scratch / name), syscalls.MNT_DETACH)
+                    os.rmdir(scratch / name)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def attached_images(images: Sequence[Path], scratch: Path, abilities: ImageAbilities) -> Iterator[dict[Path, Path]]:
     """Mount images in folders of their own while something is stacked on them: for kernels without detached mounts.
 
@@ -87,8 +110,10 @@ def attached_images(images: Sequence[Path], scratch: Path, abilities: ImageAbili
 
     found: dict[Path, Path] = {}
     with ExitStack() as stack:
+        if images:
+            stack.enter_context(_tidied(scratch))
         for image in images:
-            folder = Path(tempfile.mkdtemp(prefix=".image-", dir=scratch))
+            folder = Path(tempfile.mkdtemp(prefix=_ATTACHED_PREFIX, dir=scratch))
             stack.callback(os.rmdir, folder)
             source = stack.enter_context(_source(image, abilities))
             try:

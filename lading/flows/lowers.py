@@ -285,7 +285,10 @@ def mounted_views(context: Context) -> set[str]:
     """Names of what mounts of this boot are stacked from, and of the empty roots."""
     from lading.materialize.cache import present
 
-    found = {name for record in context.mount_table.records() for name in record.views}
+    records = context.mount_table.records()
+    if any(record.source and not record.views for record in records):  # by a version that noted none
+        return set(present(context.layout.cache))
+    found = {name for record in records for name in record.views}
     found |= {Path(mount.root).name for mount in mountinfo() if "/cache/trees/shown-" in mount.root}
     return found | {name for name in present(context.layout.cache) if name.startswith("root-")}
 

@@ -492,3 +492,17 @@ def test_paths_with_commas_colons_and_spaces(tmp_path: Path) -> None:
             layer = store.layers.import_(io.BytesIO(LOWER))
             assert (store.mount(layer.id) / "etc/a").exists()
             store.unmount(layer.id)
+
+
+def test_what_a_kill_left_attached_goes_with_the_next_mount(store: Store, two: str) -> None:
+    """Only kernels without detached mounts attach images at all, for a moment."""
+    store.cache.prefetch(two)
+    image = next((store.root / "cache/erofs").glob("*.img"))
+    left = store.run / "mnt/.image-left"
+    left.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "erofs", "-o", "loop,ro", image, left], check=True)
+    old = {"new_mount_api": False, "lowerdir_plus": False, "shifted_lowers": False}
+    store._context.__dict__["abilities"] = replace(store._context.abilities, **old)
+    store.mount(two)
+    assert not left.exists()
+    assert not [mount for mount in mounts.mountinfo() if mount.path == left]
