@@ -25,6 +25,7 @@ from lading.materialize.cachelock import (
     make_private,
 )
 from lading.materialize.copy import clean_building, make_building
+from lading.materialize.erofsplan import Redirect
 from lading.materialize.imagecache import Image, as_described, drop_image, find_image, read_description, sharing
 from lading.values import ContentSource, Entry
 
@@ -38,7 +39,7 @@ def build_image(
     source: ContentSource,
     *,
     boot: str | None = None,
-    redirect: erofs.Redirect | None = None,
+    redirect: Redirect | None = None,
     prepare: Callable[[Sequence[Entry]], bytes] | None = None,
 ) -> Image:
     """Make an image, or verify the one that another boot left.
@@ -77,7 +78,7 @@ def build_image(
             return adopted or _build(folder, name, once(), source, boot, redirect, prepare)
 
 
-def _adopt(folder: Path, name: str, entries: Entries, boot: str, redirect: erofs.Redirect | None) -> Image | None:
+def _adopt(folder: Path, name: str, entries: Entries, boot: str, redirect: Redirect | None) -> Image | None:
     """Verify an image of another boot; a damaged one goes."""
     values = read_description(folder / (name + MARKER_SUFFIX))
     found = as_described(folder, name, values) if values is not None and redirect is None else None
@@ -140,7 +141,7 @@ def make_durable(cache_root: Path, name: str) -> None:
 
 def _build(
     folder: Path, name: str, entries: Sequence[Entry], source: ContentSource, boot: str,
-    redirect: erofs.Redirect | None, prepare: Callable[[Sequence[Entry]], bytes] | None,
+    redirect: Redirect | None, prepare: Callable[[Sequence[Entry]], bytes] | None,
 ) -> Image:  # fmt: skip
     parent = os.open(folder, DIRECTORY)
     try:
