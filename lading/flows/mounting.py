@@ -220,7 +220,8 @@ def layer_of_any(context: Context, ref: str) -> Layer:
 def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
     limit = _flatten_limit(context)
     found = lowers.lowerdirs(context, layer, maximum=limit, maps=wish.maps, flatten=wish.flatten)
-    used = [lower.path for lower in found if not lower.name]
+    # Live uppers of this store; another store keeps records of its own.
+    used = [lower.path for lower in found if not lower.name and lower.path.is_relative_to(context.layout.layers)]
     upper = work = None
     if not wish.read_only:
         area = areas.ensure(context, layer)
