@@ -229,7 +229,8 @@ def _flattened(context: Context, steps: Sequence[_Step], maps: Maps, strategy: S
     """One lowerdir of the full tree of many contents."""
     shifted = bool(maps) and context.abilities.shifted_lowers and _all_covered(steps, maps)
     built = NO_MAPS if shifted else maps
-    name = name_of("flat", *(step.key for step in steps), *_digest(built))
+    # Named after the uppermost content: while a layer has that one, it has all below as well.
+    name = name_of(steps[0].key, "flat", *(step.key for step in steps), *_digest(built))
     return _made(context, strategy, name, lambda: built.shown(_flat_tree(steps)), shifted)
 
 

@@ -506,3 +506,20 @@ def test_what_a_kill_left_attached_goes_with_the_next_mount(store: Store, two: s
     store.mount(two)
     assert not left.exists()
     assert not [mount for mount in mounts.mountinfo() if mount.path == left]
+
+
+def test_a_collection_keeps_views_of_what_is_there(store: Store, two: str) -> None:
+    """Single and flattened ones; they go with their layers."""
+    other = store.layers.import_(io.BytesIO(file(b"other", b"o") + END))
+    for flatten in (False, True):
+        store.cache.prefetch(two, flatten=flatten)
+    store.cache.prefetch(other.id)
+    assert len(images_of(store)) == 4
+    store.layers.delete(other.id)
+    planned = store.gc(dry_run=True)
+    assert store.gc() == planned
+    assert len(images_of(store)) == 3
+    for layer in reversed(store.layers.all()):
+        store.layers.delete(layer.id)
+    store.gc()
+    assert images_of(store) == []
