@@ -41,7 +41,9 @@ class Cache:
         return flows.caching.prefetch(self._context, ref, flatten=flatten)
 
     def check(self) -> tuple[int, list[str]]:
-        """Compare images with what they should be, every byte; damaged ones are removed.
+        """Compare images with what they should be; damaged ones are removed.
+
+        Images of one content are compared byte for byte, others by size and metadata.
 
         Returns:
             How many were looked at, and names of the damaged.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from lading.errors import Busy
 
@@ -21,9 +22,27 @@ IMAGE_SUFFIX: Final = ".img"
 REFS_SUFFIX: Final = ".refs"
 LOCK_SUFFIX: Final = ".lock"
 
+#: Larger than any description.
+_DESCRIPTION_SIZE_MAX: Final = 1 << 20
+
 #: Seconds to wait for an eviction, or for builds when evicting.
 LOCK_WAIT_S: Final = 30.0
 _LOCK_POLL_S: Final = 0.02
+
+
+def read_description(path: Path, needed: Collection[str]) -> Mapping[str, Any] | None:
+    """Read what was noted of a view; None when there is nothing, or only what a power cut left of it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    with open(descriptor, "rb") as file:
+        data = file.read(_DESCRIPTION_SIZE_MAX)
+    try:
+        values = json.loads(data)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and values.keys() >= set(needed) else None
 
 
 def boot_id() -> str:

@@ -20,7 +20,14 @@ from lading.errors import Busy
 from lading.materialize.attributes import Attributes, prepare_root
 from lading.materialize.beneath import DIRECTORY, remove_tree, split, told
 from lading.materialize.build import File, TreeBuilder
-from lading.materialize.cachelock import BUILDING_PREFIX, MARKER_SUFFIX, boot_id, cache_lock, make_private
+from lading.materialize.cachelock import (
+    BUILDING_PREFIX,
+    MARKER_SUFFIX,
+    boot_id,
+    cache_lock,
+    make_private,
+    read_description,
+)
 from lading.materialize.copy import clean_building, make_building
 from lading.materialize.pool import Pool
 from lading.materialize.strategy import Farm
@@ -30,8 +37,6 @@ from lading.values import ContentSource, Entry, Inode, inode_key
 
 #: Rounds of building while others build, damage or evict the same farm.
 _ROUNDS_MAX: Final = 4
-#: Larger than any description.
-_MARKER_SIZE_MAX: Final = 1 << 20
 
 
 class FarmAbilities(Protocol):
@@ -125,18 +130,7 @@ def _described(trees: Path, key: str, boot: str) -> FarmInfo | None:
 
 def read_marker(path: Path) -> Mapping[str, Any] | None:
     """Read a farm's description; None when there is none, or only what a power cut left of it."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    with open(descriptor, "rb") as marker:
-        data = marker.read(_MARKER_SIZE_MAX)
-    try:
-        described = json.loads(data)
-    except ValueError:
-        return None
-    needed = {"boot", "entries", "files", "bytes", "warnings"}
-    return described if isinstance(described, dict) and needed <= described.keys() else None
+    return read_description(path, ("boot", "entries", "files", "bytes", "warnings"))
 
 
 class _Maker:

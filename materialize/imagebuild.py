@@ -26,7 +26,7 @@ from lading.materialize.cachelock import (
 )
 from lading.materialize.copy import clean_building, make_building
 from lading.materialize.erofsplan import Redirect
-from lading.materialize.imagecache import Image, as_described, drop_image, find_image, read_description, sharing
+from lading.materialize.imagecache import Image, as_described, drop_image, find_image, read_note, sharing
 from lading.values import ContentSource, Entry
 
 Entries = Callable[[], Sequence[Entry]]
@@ -80,7 +80,7 @@ def build_image(
 
 def _adopt(folder: Path, name: str, entries: Entries, boot: str, redirect: Redirect | None) -> Image | None:
     """Verify an image of another boot; a damaged one goes."""
-    values = read_description(folder / (name + MARKER_SUFFIX))
+    values = read_note(folder, name)
     found = as_described(folder, name, values) if values is not None and redirect is None else None
     if found is None or values is None:
         return None  # images without contents are small: written again rather than verified with their pool files
@@ -104,10 +104,10 @@ def check_image(cache_root: Path, name: str, entries: Sequence[Entry]) -> bool:
     """Compare an image with its description and with its entries, every byte; a damaged one goes.
 
     Returns:
-        Whether it was sound. One that is not there is.
+        Whether it was sound.
     """
     folder = cache_root / "erofs"
-    values = read_description(folder / (name + MARKER_SUFFIX))
+    values = read_note(folder, name)
     found = as_described(folder, name, values) if values is not None else None
     sound = False
     if found is not None:
@@ -125,7 +125,7 @@ def check_image(cache_root: Path, name: str, entries: Sequence[Entry]) -> bool:
 def make_durable(cache_root: Path, name: str) -> None:
     """Sync an image, so that the next boot need not read all of it before the first use."""
     folder = cache_root / "erofs"
-    values = read_description(folder / (name + MARKER_SUFFIX))
+    values = read_note(folder, name)
     if values is None or values["durable"]:
         return
     try:
@@ -195,7 +195,7 @@ def _describe(folder: Path, name: str, values: Mapping[str, Any]) -> None:
 def has_sound_metadata(cache_root: Path, name: str) -> bool:
     """Compare an image's size and metadata with its description."""
     folder = cache_root / "erofs"
-    values = read_description(folder / (name + MARKER_SUFFIX))
+    values = read_note(folder, name)
     found = as_described(folder, name, values) if values is not None else None
     if found is None:
         return False

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from lading.errors import Busy
-from lading.materialize.cachelock import IMAGE_SUFFIX, LOCK_SUFFIX, MARKER_SUFFIX, REFS_SUFFIX, boot_id
+from lading.materialize.cachelock import (
+    IMAGE_SUFFIX,
+    LOCK_SUFFIX,
+    MARKER_SUFFIX,
+    REFS_SUFFIX,
+    boot_id,
+    read_description,
+)
 from lading.materialize.mounttable import file_lock
 
 #: Seconds to wait for another process that builds the same; then it is built once more.
 _SHARE_WAIT_S: Final = 60.0
-_MARKER_SIZE_MAX: Final = 1 << 20
+#: What a description tells.
+_NOTED: Final = ("boot", "durable", "size", "meta_size", "meta_digest", "entries", "files", "bytes", "warnings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ def find_image(cache_root: Path, name: str, *, boot: str | None = None) -> Image
     Hold :func:`lading.materialize.pool.cache_lock` shared until it is mounted, or eviction may remove it.
     """
     folder = cache_root / "erofs"
-    described = read_description(folder / (name + MARKER_SUFFIX))
+    described = read_note(folder, name)
     if described is None or described["boot"] != (boot or boot_id()):
         return None
     found = as_described(folder, name, described)
@@ -52,32 +59,15 @@ def find_image(cache_root: Path, name: str, *, boot: str | None = None) -> Image
 @contextmanager
 def sharing(folder: Path, name: str) -> Iterator[None]:
     """Let one process at a time build a view; whoever waited too long goes on beside it."""
-    lock = file_lock(folder / f".{name}{LOCK_SUFFIX}", wait_s=_SHARE_WAIT_S)
-    try:
-        lock.__enter__()
-    except Busy:
+    with ExitStack() as held:
+        with suppress(Busy):
+            held.enter_context(file_lock(folder / f".{name}{LOCK_SUFFIX}", wait_s=_SHARE_WAIT_S))
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.__exit__(None, None, None)
 
 
-def read_description(path: Path) -> Mapping[str, Any] | None:
-    """Read what was noted of an image; None when there is nothing, or only what a power cut left."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    with open(descriptor, "rb") as file:
-        data = file.read(_MARKER_SIZE_MAX)
-    try:
-        values = json.loads(data)
-    except ValueError:
-        return None
-    needed = {"boot", "durable", "size", "meta_size", "meta_digest", "entries", "files", "bytes", "warnings"}
-    return values if isinstance(values, dict) and needed <= values.keys() else None
+def read_note(folder: Path, name: str) -> Mapping[str, Any] | None:
+    """Read an image's description; None when there is none."""
+    return read_description(folder / (name + MARKER_SUFFIX), _NOTED)
 
 
 def as_described(folder: Path, name: str, values: Mapping[str, Any]) -> Image | None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from lading.catalog import content as catalog_content
 from lading.driveroptions import parse_size
-from lading.errors import Busy, LayerUnknown
+from lading.errors import Busy
 from lading.flows import lowers, mounting, stores
 from lading.flows.context import Context
 from lading.materialize import cache, imagebuild, imagecache
 from lading.materialize.cachelock import cache_lock
-from lading.values import Entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +54,12 @@ def _owners(context: Context) -> dict[str, tuple[str, ...]]:
         "SELECT c.key, l.id FROM layer_content lc JOIN content c ON c.id = lc.content_id "
         "JOIN layer l ON l.seq = lc.layer_id ORDER BY l.seq"
     )
-    found: dict[str, tuple[str, ...]] = {}
+    found: dict[str, list[str]] = {}
     for part in context.stores:
         with part.catalog.read() as conn:
             for key, layer_id in conn.execute(query):
-                name = lowers.name_of(key)
-                found[name] = (*found.get(name, ()), layer_id)
-    return found
+                found.setdefault(lowers.name_of(key), []).append(layer_id)
+    return {name: tuple(layers) for name, layers in found.items()}
 
 
 def sizes(context: Context) -> dict[str, int]:
@@ -111,40 +108,42 @@ def prefetch(context: Context, ref: str, *, flatten: bool = False) -> Prefetched
 
 
 def check(context: Context) -> tuple[int, list[str]]:
-    """Compare every image of one content in the cache with what it should be, every byte; damaged ones go.
+    """Compare images in the cache with what they should be; damaged ones go, and the next mount writes them again.
+
+    An image that shows one content as it is is compared byte for byte. Of the others (several contents, inherited
+    attributes, translated owners, redirects) size and metadata are.
 
     Returns:
-        How many were looked at, and the names of those that were damaged. The next mount writes them again.
-        Images of several contents, or with translated owners, are dropped if they are not mounted: nothing
-        is lost with them.
+        How many were looked at, and the names of those that were damaged.
     """
     context.need_writable()
+    root = context.layout.cache
+    contents = _contents(context)
     looked = 0
     damaged = []
-    mounted = lowers.mounted_views(context)
     for view in views(context):
         if view.kind != cache.IMAGE:
             continue
         looked += 1
-        entries = _entries_of(context, view)
-        if entries is not None:
-            sound = imagebuild.check_image(context.layout.cache, view.name, entries)
+        if view.name in contents:
+            part, key = contents[view.name]
+            with part.catalog.read() as conn:
+                entries = catalog_content.entries(conn, key)
+            sound = imagebuild.check_image(root, view.name, entries)
         else:
-            sound = imagebuild.has_sound_metadata(context.layout.cache, view.name)
-            if not sound and view.name not in mounted:
-                imagecache.drop_image(context.layout.cache / "erofs", view.name)
+            sound = imagebuild.has_sound_metadata(root, view.name)
+            if not sound:
+                imagecache.drop_image(root / "erofs", view.name)
         if not sound:
             damaged.append(view.name)
     return looked, damaged
 
 
-def _entries_of(context: Context, view: View) -> Sequence[Entry] | None:
-    """The entries of a view that shows one content as it is."""
-    if "-" in view.name or not view.layers:
-        return None
+def _contents(context: Context) -> dict[str, tuple[Context, str]]:
+    """Ready contents, and the stores that have them, by the names of their views."""
+    query = "SELECT key FROM content WHERE key IS NOT NULL AND state = 'ready'"
+    found: dict[str, tuple[Context, str]] = {}
     for part in context.stores:
         with part.catalog.read() as conn:
-            for (key,) in conn.execute("SELECT key FROM content WHERE key IS NOT NULL AND state = 'ready'"):
-                if lowers.name_of(key) == view.name:
-                    return catalog_content.entries(conn, key)
-    raise LayerUnknown(f"no content has the view {view.name}")
+            found.update({lowers.name_of(key): (part, key) for (key,) in conn.execute(query)})
+    return found

@@ -18,7 +18,7 @@ from lading.materialize.cachelock import cache_lock
 from lading.materialize.copy import copy_tree, require_free
 from lading.materialize.pool import Pool
 from lading.materialize.poolfill import fill_pool, open_pool
-from lading.values import Entry, printable
+from lading.values import ContentSource, Entry, printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,15 @@ def checkout(
         live = views.LiveFiles(context.objects)
         tree = views.with_root(layer, views.stack(context, layer, live).tree())
         as_root = os.geteuid() == 0
-        with _clones(context, tree, destination, way) as pool:
+        with _clones(context, tree, live, destination, way) as pool:
             report = copy_tree(destination, tree, live, as_root=as_root, progress=progress, pool=pool)
     return CheckoutReport(destination, report.files, report.bytes, tuple(report.warnings))
 
 
 @contextmanager
-def _clones(context: Context, tree: Sequence[Entry], destination: Path, way: str) -> Iterator[Pool | None]:
+def _clones(
+    context: Context, tree: Sequence[Entry], source: ContentSource, destination: Path, way: str
+) -> Iterator[Pool | None]:
     """The pool to share blocks with; filled first where that is insisted on."""
     if way == "copy" or os.geteuid() != 0 or not context.writable:
         if way == "reflink":
@@ -69,16 +71,16 @@ def _clones(context: Context, tree: Sequence[Entry], destination: Path, way: str
         return
     cache = context.layout.cache
     able = reflink.works_between(cache, destination.absolute().parent)
-    if way == "reflink":
-        if not able:
-            raise Unsupported(f"{cache} and {destination} do not share blocks: not one filesystem with reflinks")
-        with cache_lock(cache, wait_s=context.settings.wait_s):
-            fill_pool(cache, tree, context.objects)
     if not able:
+        if way == "reflink":
+            raise Unsupported(f"{cache} and {destination} do not share blocks: not one filesystem with reflinks")
         yield None
         return
-    with cache_lock(cache, wait_s=context.settings.wait_s), open_pool(cache) as pool:
-        yield pool
+    with cache_lock(cache, wait_s=context.settings.wait_s):
+        if way == "reflink":
+            fill_pool(cache, tree, source)
+        with open_pool(cache) as pool:
+            yield pool
 
 
 def _shown(context: Context, ref: str, destination: Path) -> CheckoutReport:

@@ -90,7 +90,7 @@ def lowerdirs(
         layer: what is to be mounted.
         maximum: with more of them, all sealed contents are flattened into one.
         maps: how owners are shown.
-        flatten: flatten them in any case.
+        flatten: flatten them in any case, unless an ancestor is mounted and may still be written to.
     """
     steps = _steps(context, layer)
     live = [step for step in steps if step.live is not None]

@@ -438,6 +438,9 @@ def test_a_checkout_shares_blocks_where_the_filesystem_can(reflinks: Path) -> No
         assert (reflinks / "one/large").read_bytes() == (reflinks / "three/large").read_bytes() == data
         path = store.mount(layer.id)
         assert (path / "large").read_bytes() == data
+        (path / "unsealed").write_bytes(b"u" * 5000)
+        store.checkout(layer.id, reflinks / "four", way="reflink")
+        assert (reflinks / "four/unsealed").read_bytes() == b"u" * 5000
         store.unmount(layer.id)
 
 
