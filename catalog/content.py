@@ -45,7 +45,7 @@ def batches(values: Iterable[Any], size: int) -> Iterator[list[Any]]:
 
 
 def register_packs(catalog: Catalog, packs: Sequence[PackContents], epoch: int) -> None:
-    """Record published packs and their objects. A condemned row of the same digest is taken over.
+    """Record published packs and their objects. A condemned or damaged row of the same digest is taken over.
 
     Args:
         catalog: the catalog; no transaction is open.
@@ -68,8 +68,8 @@ def register_packs(catalog: Catalog, packs: Sequence[PackContents], epoch: int) 
                     "INSERT INTO object (digest, kind, pack_id, offset, stored_size, size, codec, frames) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET kind = excluded.kind, "
                     "pack_id = excluded.pack_id, offset = excluded.offset, stored_size = excluded.stored_size, "
-                    "codec = excluded.codec, frames = excluded.frames, condemned = NULL, verified_at = NULL "
-                    "WHERE object.condemned IS NOT NULL",
+                    "codec = excluded.codec, frames = excluded.frames, condemned = NULL, verified_at = NULL, "
+                    "damaged_at = NULL WHERE object.condemned IS NOT NULL OR object.damaged_at IS NOT NULL",
                     [
                         (o.digest, o.kind, pack_id, o.offset, o.stored_size, o.size, o.codec, o.frames or None)
                         for o in batch
@@ -83,11 +83,13 @@ def payload_of(pack: PackContents) -> int:
 
 
 def known(conn: Connection, digests: Sequence[bytes]) -> set[bytes]:
-    """Tell which digests are stored and not condemned; to be counted on only under an epoch lock."""
+    """Tell which digests are stored, not condemned and not known to be damaged; to be counted on only under an epoch lock."""
     found: set[bytes] = set()
     for batch in batches(digests, LOOKUP_ROWS):
         marks = ",".join("?" * len(batch))
-        rows = conn.execute(f"SELECT digest FROM object WHERE digest IN ({marks}) AND condemned IS NULL", batch)
+        rows = conn.execute(
+            f"SELECT digest FROM object WHERE digest IN ({marks}) AND condemned IS NULL AND damaged_at IS NULL", batch
+        )
         found.update(bytes(row[0]) for row in rows)
     return found
 

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lading.catalog import m001_initial, m002_recipe_objects
+from lading.catalog import m001_initial, m002_recipe_objects, m003_damage
 from lading.catalog.database import Connection
 from lading.errors import Unsupported
 
 #: Statements of each step; step N takes a catalog from version N-1 to N.
-STEPS: Final[tuple[tuple[str, ...], ...]] = (m001_initial.STATEMENTS, m002_recipe_objects.STATEMENTS)
+STEPS: Final[tuple[tuple[str, ...], ...]] = (
+    m001_initial.STATEMENTS,
+    m002_recipe_objects.STATEMENTS,
+    m003_damage.STATEMENTS,
+)
 
 VERSION: Final = len(STEPS)
 

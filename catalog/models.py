@@ -59,7 +59,9 @@ class Object(Table):
     """A byte string, named by the BLAKE3 of its plain bytes, and where it lies.
 
     ``condemned`` is the epoch in which gc called it garbage; look-ups treat such a row as absent, and
-    storing the same content again takes the row over.
+    storing the same content again takes the row over. ``damaged_at`` is when its bytes were found to be wrong,
+    in nanoseconds since 1970: look-ups before storing treat such a row as absent, too, so that the same content
+    heals it when it comes in again. Reading still tries.
     """
 
     digest = BlobField(unique=True)
@@ -72,10 +74,14 @@ class Object(Table):
     frames = BlobField(null=True)
     condemned = BigIntegerField(null=True)
     verified_at = BigIntegerField(null=True)
+    damaged_at = BigIntegerField(null=True)
 
     class Meta:
         table_name = "object"
-        indexes = (SQL("CREATE INDEX object_condemned ON object (condemned) WHERE condemned IS NOT NULL"),)
+        indexes = (
+            SQL("CREATE INDEX object_condemned ON object (condemned) WHERE condemned IS NOT NULL"),
+            SQL("CREATE INDEX object_damaged ON object (damaged_at) WHERE damaged_at IS NOT NULL"),
+        )
 
 
 class Path(Table):
