@@ -70,12 +70,13 @@ def limit(tar: str) -> dict[str, Any]:
     return results
 
 
-def records(root: str, run: str, count: str) -> dict[str, Any]:
+def records(root: str, run: str, count: str, sync: str = "full") -> dict[str, Any]:
     """Make layers, then an image of each, each a commit of its own."""
     from lading import Store
+    from lading.config import Settings
 
     number = int(count)
-    with Store.open(root, run=run) as store:
+    with Store.open(root, run=run, settings=Settings(sync=sync)) as store:
         started = time.perf_counter()
         layers = [store.layers.create(names=[f"layer-{index}"]).id for index in range(number)]
         middle = time.perf_counter()

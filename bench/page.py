@@ -215,8 +215,35 @@ def _views(figures: Figures, _: Figures) -> list[str]:
     ]  # fmt: skip
 
 
+def _durability(figures: Figures, _: Figures) -> list[str]:
+    lines = [
+        "## What durability costs\n",
+        '`sync = "full"`, the default, beside `sync = "relaxed"`, in turn, each on a new store. Records are made by the library in one',
+        "process, a commit each. Packs are synced under both settings: only commits that add are not.\n",
+        "| | full | relaxed | relaxed to full, paired |", "| --- | --- | --- | --- |",
+    ]  # fmt: skip
+    count = figures["records"]
+    rows = (
+        ("applydiff_s", f"`applydiff` of {figures['layer']} ({figures['bytes']:,} bytes)", 1, "s"),
+        ("layers_s", "a layer's record", 1e3 / count, "ms"),
+        ("images_s", "an image's record", 1e3 / count, "ms"),
+    )
+    for what, title, scale, unit in rows:
+        found = figures[what]
+        cells = [
+            f"{found[mode]['median'] * scale:.2f} {unit} ({found[mode]['min'] * scale:.2f}–{found[mode]['max'] * scale:.2f})"
+            for mode in ("full", "relaxed")
+        ]
+        ratio = found["ratio"]
+        lines.append(
+            f"| {title} | {cells[0]} | {cells[1]} | {ratio['median']:.2f} ({ratio['min']:.2f}–{ratio['max']:.2f}) |"
+        )
+    return lines
+
+
 SECTIONS = {
     "applydiff": _applydiff, "diff": _diff, "series": _series, "again": _again, "memory": _memory, "records": _records,
+    "durability": _durability,
     "questions": _questions, "start": _start, "first_file": _first_file, "cold_start": _cold_start, "views": _views,
 }  # fmt: skip
 

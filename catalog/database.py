@@ -1,6 +1,6 @@
 """The catalog's database: opening it, consistent reads, write transactions under one lock.
 
-SQLite in WAL mode with every commit synced. Readers wait for nobody. Writers, and checkpoints with them,
+SQLite in WAL mode with every commit synced, or in a relaxed store only those that bytes are removed on. Readers wait for nobody. Writers, and checkpoints with them,
 run one at a time under a lock file of ours, which dies with its owner. Connections belong to threads and
 do not survive a fork.
 """
@@ -50,6 +50,9 @@ _PAUSE_S: Final = (0.001, 0.05)
 #: Bytes of the note in the lock file that says who holds it.
 _NOTE_SIZE: Final = 160
 
+#: Behind the note when a sync of the log has failed. Only this boot need know: after a loss of power the disk alone counts.
+_DOUBT: Final = b"!"
+
 _NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs"}
 )
@@ -84,12 +87,23 @@ class Tracked(sqlite.Connection):  # type: ignore[misc]
 class Catalog:
     """An open catalog."""
 
-    def __init__(self, path: Path, journal: Path, lock: Path, database: Any, *, read_only: bool, wait_s: float) -> None:
+    def __init__(
+        self,
+        path: Path,
+        journal: Path,
+        lock: Path,
+        database: Any,
+        *,
+        read_only: bool,
+        wait_s: float,
+        relaxed: bool = False,
+    ) -> None:
         """Wrap an opened database; call :meth:`open` instead."""
         self.path = path
         self.database = database
         self.journal_folder = journal
         self.read_only = read_only
+        self.relaxed = relaxed
         self._lock_path = lock
         self._wait_s = wait_s
         self._local = threading.local()
@@ -98,7 +112,15 @@ class Catalog:
 
     @classmethod
     def open(
-        cls, path: Path, journal: Path, lock: Path, *, create: bool = False, read_only: bool = False, wait_s: float = 30
+        cls,
+        path: Path,
+        journal: Path,
+        lock: Path,
+        *,
+        create: bool = False,
+        read_only: bool = False,
+        wait_s: float = 30,
+        relaxed: bool = False,
     ) -> Catalog:
         """Open a catalog.
 
@@ -109,6 +131,7 @@ class Catalog:
             create: make an empty catalog, or migrate an older one, when that is needed.
             read_only: never write, not even beside the file.
             wait_s: longest wait for another writer.
+            relaxed: leave commits that only add to whoever syncs next: a power loss takes the newest of them.
 
         Raises:
             Unsupported: a newer version wrote it.
@@ -126,7 +149,7 @@ class Catalog:
             check_same_thread=False,
             factory=Tracked,
         )
-        catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s)
+        catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s, relaxed=relaxed)
         if create:
             catalog._migrate()
         return catalog
@@ -189,11 +212,12 @@ class Catalog:
                 conn.execute("ROLLBACK")
 
     @contextmanager
-    def write(self, verb: str) -> Iterator[WriteTransaction]:
-        """Change records: rows, then the journal's lines, synced, then the commit.
+    def write(self, verb: str, *, durable: bool = False) -> Iterator[WriteTransaction]:
+        """Change records: rows, then the journal's lines, then the commit; each synced unless the store is relaxed.
 
         Args:
             verb: what is done, for the audit log and for whoever has to wait.
+            durable: sync in a relaxed store, too: bytes are removed, or written elsewhere, because of this commit.
 
         Raises:
             Busy: another writer held the lock for too long.
@@ -201,12 +225,31 @@ class Catalog:
         from lading.catalog import records
         from lading.catalog.journal import Journal
 
-        with self._transaction(verb) as conn:
-            tx = WriteTransaction(conn, verb)
-            yield tx
-            line = records.changes(tx)
-            if line is not None:
-                Journal(self.journal_folder).append(conn, line)
+        journal = Journal(self.journal_folder)
+        with self._writing(verb) as conn:
+            synced = durable or not self.relaxed or journal.is_due(conn)
+            with self._transaction(conn, durable=synced):
+                tx = WriteTransaction(conn, verb)
+                yield tx
+                line = records.changes(tx)
+                if line is not None:
+                    journal.append(conn, line, durable=synced)
+
+    def make_durable(self, verb: str) -> None:
+        """Make sure that no power loss takes a commit that was made before.
+
+        Collections do so before they remove bytes: neither the catalog nor the journal may then go back to a record
+        that had them, nor may the journal end with a line of a writer that never committed.
+        """
+        from lading.catalog.journal import Journal
+
+        journal = Journal(self.journal_folder)
+        with self.read() as conn:
+            if not journal.has_loose_end(conn):
+                return
+        with self._writing(verb) as conn, self._transaction(conn, durable=True):
+            if journal.has_loose_end(conn):
+                journal.append(conn, {"at": time.time_ns(), "verb": verb, "changes": []})
 
     @contextmanager
     def write_rows(self, verb: str = "store rows", *, durable: bool = True) -> Iterator[Connection]:
@@ -217,32 +260,63 @@ class Catalog:
             durable: sync at the commit. Rows that only become visible by a later commit may leave it to that
                 one: the log is written in order, so syncing its end makes all of it durable.
         """
-        with self._transaction(verb, durable=durable) as conn:
+        with self._writing(verb) as conn, self._transaction(conn, durable=durable):
             yield conn
 
     @contextmanager
-    def _transaction(self, verb: str, *, durable: bool = True) -> Iterator[Connection]:
+    def _writing(self, verb: str) -> Iterator[Any]:
+        """Hold the writer lock, with a log that can be relied on."""
         if self.read_only:
             raise ReadOnly(f"{self.path} may not be written")
         conn = self.connection()
-        with self._locked(verb):
+        with self._locked(verb) as lock:
             try:
-                if not durable:
-                    conn.execute("PRAGMA synchronous = NORMAL")
-                conn.execute("BEGIN IMMEDIATE")
-                try:
-                    yield conn
-                    conn.execute("COMMIT")
-                except BaseException:
-                    if conn.in_transaction:
-                        conn.execute("ROLLBACK")
-                    raise
-                self._checkpoint(conn)
+                if os.pread(lock, 1, _NOTE_SIZE) == _DOUBT:
+                    self._renew_log(conn, lock)
+                yield conn
             except sqlite.DatabaseError as error:
+                if "disk I/O error" in str(error):
+                    os.pwrite(lock, _DOUBT, _NOTE_SIZE)
                 raise meaning(error, self.path) from error
+
+    @contextmanager
+    def _transaction(self, conn: Any, *, durable: bool) -> Iterator[None]:
+        """Commit what the block does, or nothing of it. The caller holds the writer lock."""
+        try:
+            if not durable:
+                conn.execute("PRAGMA synchronous = NORMAL")
+            conn.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                conn.execute("COMMIT")
+            except BaseException:
+                if conn.in_transaction:
+                    conn.execute("ROLLBACK")
+                raise
+            self._checkpoint(conn)
+        finally:
+            if not durable:
+                conn.execute("PRAGMA synchronous = FULL")
+
+    def _renew_log(self, conn: Connection, lock: int) -> None:
+        """Move the whole log into the database and begin a new one.
+
+        A sync of the log has failed. The kernel may have dropped what was to be written and calls the rest synced, so
+        the next sync would succeed over a hole, and a power loss would take every commit behind it.
+
+        Raises:
+            Busy: a reader keeps the log from being moved.
+        """
+        busy = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
+            raise Busy(f"catalog is busy: a write failed, and {self.path}-wal cannot be moved while it is read")
+        with contextlib.suppress(FileNotFoundError):
+            log = os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(log)  # the old one must not come back over what was moved out of it
             finally:
-                if not durable:
-                    conn.execute("PRAGMA synchronous = FULL")
+                os.close(log)
+        os.pwrite(lock, b" ", _NOTE_SIZE)
 
     def _checkpoint(self, conn: Connection) -> None:
         """Move a grown WAL into the database; only ever under the writer lock."""
@@ -259,8 +333,8 @@ class Catalog:
             conn.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
 
     @contextmanager
-    def _locked(self, verb: str) -> Iterator[None]:
-        """Hold the writer lock."""
+    def _locked(self, verb: str) -> Iterator[int]:
+        """Hold the writer lock; gives the descriptor of its file."""
         if getattr(self._local, "locked", False):
             raise RuntimeError("a write transaction inside another")
         descriptor = self._open_lock()
@@ -270,7 +344,7 @@ class Catalog:
             note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "verb": verb}).encode().ljust(_NOTE_SIZE)
             with contextlib.suppress(OSError):  # only words for whoever waits
                 os.pwrite(descriptor, note, 0)
-            yield
+            yield descriptor
         finally:
             self._local.locked = False
             os.close(descriptor)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lading.catalog.database import Connection, WriteTransaction
@@ -39,6 +39,18 @@ def state(conn: Connection, kind: RecordKind, record_id: str) -> dict[str, Any] 
 
         values["big_data"] = _plain(bigdata.list_big_data(conn, "layer", record_id))
     return values
+
+
+def live(conn: Connection) -> Iterator[tuple[RecordKind, str, dict[str, Any] | None]]:
+    """Every record's kind, id and state."""
+    from lading.catalog import containers, images, layers
+
+    for layer in layers.list_layers(conn):
+        yield "layer", layer.id, state(conn, "layer", layer.id)
+    for image in images.list_images(conn):
+        yield "image", image.id, state(conn, "image", image.id)
+    for container in containers.list_containers(conn):
+        yield "container", container.id, state(conn, "container", container.id)
 
 
 def state_text(conn: Connection, kind: RecordKind, record_id: str) -> str | None:

@@ -17,6 +17,7 @@ SYSTEM_RUN: Final = Path("/run/lading")
 
 DRIVERS: Final = ("overlay", "vfs")
 STRATEGIES: Final = ("erofs", "farm", "composefs")
+SYNCS: Final = ("full", "relaxed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Settings:
     strategy: str = ""  #: "erofs", "farm" or "composefs" for what overlay stacks; "" = the first that works
     flatten_depth: int = 64  #: contents in a chain from which they are shown as one
     cache_budget: int = 0  #: bytes of the cache that mounts leave behind at most; 0 = no bound
+    sync: str = "full"  #: "full", or "relaxed" = a power loss may take the newest acknowledged steps
     level: int = 0  #: zstd level of new objects; 0 = the default of ``objects.writer``
     workers: int = 0  #: threads that compress and hash; 0 = one per processor
     pack_size: int = 64 << 20  #: bound of a pack
@@ -132,6 +134,8 @@ def _settings(path: Path, values: Mapping[str, Any]) -> Settings:
         raise InvalidInput(f"configuration file {path}: driver must be one of {', '.join(DRIVERS)}")
     if settings.strategy not in ("", *STRATEGIES):
         raise InvalidInput(f"configuration file {path}: strategy must be one of {', '.join(STRATEGIES)}")
+    if settings.sync not in SYNCS:
+        raise InvalidInput(f"configuration file {path}: sync must be one of {', '.join(SYNCS)}")
     for key in ("flatten_depth", "cache_budget"):
         if getattr(settings, key) < 0:
             raise InvalidInput(f"configuration file {path}: {key} must not be negative")

@@ -146,6 +146,7 @@ def _sum(reports: Sequence[GcReport]) -> GcReport:
 
 def _collect(context: Context) -> GcReport:
     warnings: list[str] = []
+    context.catalog.make_durable("gc")  # whatever is removed below is removed because of what was committed before
     debris_bytes = _clear_staging(context, dry_run=False)
     area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)
     area_bytes += _clear_directories(context, dry_run=False)
@@ -168,6 +169,7 @@ def _collect(context: Context) -> GcReport:
             conn.execute("SELECT coalesce(sum(stored_size), 0) FROM object WHERE condemned IS NOT NULL").fetchone()[0]
         )
         empty, rewrites = _decide(context, conn, uses, frozenset())
+    context.catalog.make_durable("gc")  # records that changed meanwhile, too, have let go of what goes now
     removed = _remove_packs(context, empty)
     rewritten, saved = _rewrite(context, rewrites, warnings)
     orphans = _remove_unrecorded(context, ended)

@@ -276,7 +276,7 @@ def delete(context: Context, ref: str, *, with_layer: bool = False) -> None:
 
 
 def _delete(context: Context, container: Container) -> None:
-    with areas.released(context, [container.layer]), context.catalog.write("delete-container") as tx:
+    with areas.released(context, [container.layer]), context.catalog.write("delete-container", durable=True) as tx:
         present = catalog_containers.get_container(tx.conn, container.id)
         if present is None:
             raise NotAContainer()

@@ -273,7 +273,7 @@ def _delete(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
     with areas.released(context, doomed):
         if context.writable_stores > 1:
             return _delete_apart(context, image, doomed)
-        with context.catalog.write("delete-image") as tx:
+        with context.catalog.write("delete-image", durable=True) as tx:
             present = catalog_images.get_image(tx.conn, image.id)
             if present is None:
                 raise NotAnImage()
@@ -288,13 +288,13 @@ def _delete(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
 def _delete_apart(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
     """The same where records are in two stores: the image first, so that a kill leaves layers that nothing names."""
     for part in context.stores[: context.writable_stores]:
-        with part.catalog.write("delete-image") as tx:
+        with part.catalog.write("delete-image", durable=True) as tx:
             if catalog_images.get_image(tx.conn, image.id) is not None:
                 catalog_images.delete_image(tx, image.id)
     still = [layer_id for layer_id in doomed_layers(context, image) if layer_id in doomed]
     for layer_id in still:
         for part in context.stores[: context.writable_stores]:
-            with part.catalog.write("delete-image") as tx:
+            with part.catalog.write("delete-image", durable=True) as tx:
                 if catalog_layers.get_layer(tx.conn, layer_id) is not None:
                     layers.delete_rows(tx, layer_id)
     return still
@@ -312,5 +312,5 @@ def _delete_record(context: Context, image_id: str) -> None:
         with part.catalog.read() as conn:
             if catalog_images.get_image(conn, image_id) is None:
                 continue
-        with part.catalog.write("delete") as tx:
+        with part.catalog.write("delete", durable=True) as tx:
             catalog_images.delete_image(tx, image_id)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
-from lading.catalog import containers, images, layers, records
 from lading.catalog import content as catalog_content
+from lading.catalog import records
 from lading.catalog.database import Connection
 from lading.catalog.journal import Journal
 from lading.flows.context import Context
@@ -28,7 +27,7 @@ def snapshot_if_needed(context: Context) -> bool:
     with context.epochs.shared() as epoch:
         with context.catalog.read() as conn:
             seen = conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0]
-            lines = list(_live_records(conn))
+            lines = [_line(*record) for record in records.live(conn)]
         with context.writer() as writer:
             target = writer.stream(KIND_SNAPSHOT)
             for line in lines:
@@ -55,16 +54,6 @@ def _hold(conn: Connection, digest: bytes) -> None:
         "INSERT INTO meta (key, value) VALUES ('snapshot', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (digest.hex(),),
     )
-
-
-def _live_records(conn: Connection) -> Iterator[bytes]:
-    """Every live record's kind, id and state, a JSON line each."""
-    for layer in layers.list_layers(conn):
-        yield _line("layer", layer.id, records.state(conn, "layer", layer.id))
-    for image in images.list_images(conn):
-        yield _line("image", image.id, records.state(conn, "image", image.id))
-    for container in containers.list_containers(conn):
-        yield _line("container", container.id, records.state(conn, "container", container.id))
 
 
 def _line(kind: RecordKind, record_id: str, state: dict[str, Any] | None) -> bytes:

@@ -364,7 +364,7 @@ def delete_unchecked(context: Context, layer_id: str) -> None:
 def _delete(context: Context, layer: Layer, *, checked: bool) -> None:
     target = stores.home(context, layer)
     target.need_writable()
-    with areas.released(context, [layer.id]), target.catalog.write("delete-layer") as tx:
+    with areas.released(context, [layer.id]), target.catalog.write("delete-layer", durable=True) as tx:
         if catalog_layers.get_layer(tx.conn, layer.id) is None:
             raise NotALayer()
         if checked:

@@ -294,10 +294,10 @@ def _fresh_folder(context: Context, folder: Path) -> None:
 
 
 def _note_write_kind(context: Context, layer: Layer, kind: str) -> None:
-    """Record that a layer has a write area, before anything can be written to it."""
+    """Record that a layer has a write area, for good, before anything can be written to it."""
     if layer.write_kind == kind:
         return
-    with context.catalog.write("mount") as tx:
+    with context.catalog.write("mount", durable=True) as tx:
         present = catalog_layers.get_layer(tx.conn, layer.id)
         if present is None:
             raise LayerUnknown()

@@ -91,7 +91,7 @@ def _open_one(
         _make_folders(layout)
     catalog = Catalog.open(
         layout.catalog_db, layout.journal, layout.writer_lock, create=writable, read_only=not writable,
-        wait_s=settings.wait_s,
+        wait_s=settings.wait_s, relaxed=settings.sync == "relaxed",
     )  # fmt: skip
     return Context(
         root, run_root, str(marker["id"]), catalog, settings, driver, writable, image_store=image_store, additional=additional

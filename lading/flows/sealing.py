@@ -73,7 +73,7 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
     with context.epochs.shared() as epoch, context.writer() as writer:
         entries = views.capture(context, layer, base, into(writer))
         native = store_native(context, writer, [entry for entry in entries if entry.path], epoch)
-        with context.catalog.write("seal") as tx:
+        with context.catalog.write("seal", durable=True) as tx:
             key = native.commit(tx)
             updated = replace(
                 with_root(layer, entries), contents=(*layer.contents, key) if key else layer.contents,

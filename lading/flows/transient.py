@@ -57,7 +57,7 @@ def forget_lost(context: Context) -> None:
         known = _known(conn)
     if known is None or _is_there(known):
         return
-    with context.catalog.write("transient store") as tx:
+    with context.catalog.write("transient store", durable=True) as tx:
         for kind, record_id in tx.conn.execute("SELECT kind, record_id FROM transient").fetchall():
             if kind == "container" and catalog_containers.get_container(tx.conn, record_id) is not None:
                 catalog_containers.delete_container(tx, record_id)

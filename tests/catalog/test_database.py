@@ -111,7 +111,7 @@ from lading.values import Layer
 from tests.catalog.conftest import open_catalog
 catalog = open_catalog(Path(sys.argv[1]))
 step = sys.argv[2]
-def die(*_): os._exit(9)
+def die(*_, **__): os._exit(9)
 sync = os.fdatasync
 if step == "rows":
     journal.Journal.append = die
