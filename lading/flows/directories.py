@@ -75,6 +75,8 @@ def _file(context: Context, ref: str, name: str, *, run: bool) -> Path:
 def write_file(context: Context, ref: str, name: str, data: bytes, *, run: bool) -> None:
     """Write a file, whole or not at all; folders on the way are made."""
     path = _file(context, ref, name, run=run)
+    if not run:
+        context.catalog.make_durable("write file")  # in a relaxed store, too, no step is kept without those before it
     missing = [folder for folder in path.parents if not folder.is_dir()]
     for folder in reversed(missing):
         make_dir(folder)

@@ -89,9 +89,11 @@ def _open_one(
     writable = may_write and os.access(root, os.W_OK) and not _read_only_filesystem(root)
     if writable:
         _make_folders(layout)
+    # Records of two stores name each other: each must be sure of the other's, so that neither can be relaxed.
+    relaxed = settings.sync == "relaxed" and not settings.image_store
     catalog = Catalog.open(
         layout.catalog_db, layout.journal, layout.writer_lock, create=writable, read_only=not writable,
-        wait_s=settings.wait_s, relaxed=settings.sync == "relaxed",
+        wait_s=settings.wait_s, relaxed=relaxed,
     )  # fmt: skip
     return Context(
         root, run_root, str(marker["id"]), catalog, settings, driver, writable, image_store=image_store, additional=additional
