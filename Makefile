@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check lint types imports format bench corpus build-binary provision-test vm-test install clean
+.PHONY: help venv demo test powerloss check lint types imports format bench corpus build-binary provision-test vm-test install clean
 # A recipe that fails halfway must not leave a stamp behind that says it worked.
 .DELETE_ON_ERROR:
 
@@ -29,6 +29,9 @@ demo: $(VENV)/.ready  ## store two real trees, run a program from them, delete, 
 
 test: $(VENV)/.ready  ## run the tests in parallel (as root: those that mount, too)
 	$(PY) -m pytest -n auto --dist loadfile
+
+powerloss: $(VENV)/.ready  ## lose power thousands of times (root; half an hour)
+	LADING_POWERLOSS=deep $(PY) -m pytest -n auto --dist load tests/powerloss
 
 check: lint types imports test  ## lint, formatting, types, import contract, tests
 

@@ -1,0 +1,1 @@
+"""Power loss: block writes recorded, then replayed up to every barrier."""
