@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from lading.errors import Busy, Corrupt, Full, InvalidInput, ReadOnly, Unsupported
+from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
 from lading.values import RecordKind, printable
 
 
@@ -332,6 +332,27 @@ class Catalog:
                 conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             conn.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
 
+    def empty_log(self) -> int:
+        """Move all that was committed into the database, and cut the log to nothing: on a full disk that is room.
+
+        Returns:
+            Bytes that the log held of what was committed since it was last cut; 0 when it could not be emptied.
+        """
+        conn = self.connection()
+        if self.read_only or conn.in_transaction:
+            return 0
+        try:
+            with self._locked("empty the log"):
+                conn.execute("PRAGMA busy_timeout = 0")
+                _, frames, _ = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                busy, _, _ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                page_size = conn.execute("PRAGMA page_size").fetchone()[0]
+        except (sqlite.OperationalError, Busy):  # the database itself would have to grow, or somebody reads
+            return 0
+        finally:
+            conn.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
+        return 0 if busy else int(frames * page_size)
+
     @contextmanager
     def _locked(self, verb: str) -> Iterator[int]:
         """Hold the writer lock; gives the descriptor of its file."""
@@ -420,17 +441,53 @@ def _refuse_network(path: Path) -> None:
             raise Unsupported(f"{path.parent} is on a network filesystem ({kind}): a catalog needs a local one")
 
 
+#: Words of SQLite's behind which the operating system may have refused anything.
+_VAGUE: Final = ("disk I/O error", "unable to open")
+
+#: Bytes that must fit beside the catalog: its log's beginning and the shared memory.
+_PROBE_SIZE: Final = 1 << 20
+
+
 def meaning(error: Exception, path: Path) -> Exception:
     """Translate what SQLite refuses where its meaning is known."""
     words = str(error)
     if "locked" in words or "busy" in words:
         return Busy(f"catalog is busy: {words}")
     if "full" in words:
-        return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}")
+        return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}; free some, or run gc")
     if "readonly" in words or "read-only" in words:
         return ReadOnly(f"{path} may not be written")
     if "malformed" in words or "not a database" in words:
         return Corrupt(f"{path} is damaged: {words}; run `lading check`")
+    if any(vague in words for vague in _VAGUE):
+        cause = _refused(path)
+        if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Full(f"{path}: {os.strerror(cause.errno).lower()}; free some, or run gc")
+        if cause is not None and cause.errno == errno.EFBIG:
+            return FileTooLarge(f"{path}: {os.strerror(cause.errno).lower()}")
+        if cause is not None and cause.errno == errno.EROFS:
+            return ReadOnly(f"{path} may not be written")
     if "unable to open" in words:
         return InvalidInput(f"{path} cannot be opened: {words}")
+    if "disk I/O error" in words:
+        return OSError(errno.EIO, os.strerror(errno.EIO), str(path))
     return error
+
+
+def _refused(path: Path) -> OSError | None:
+    """Try what SQLite may have tried, to learn what the operating system says to it: it keeps that to itself."""
+    try:
+        end = max(os.stat(f"{path}{suffix}").st_size for suffix in ("", "-wal") if os.path.exists(f"{path}{suffix}"))
+    except (OSError, ValueError):
+        end = 0
+    probe = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
+    try:
+        descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            os.unlink(probe)
+            os.posix_fallocate(descriptor, end, _PROBE_SIZE)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        return error
+    return None

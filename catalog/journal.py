@@ -24,7 +24,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from lading.catalog.database import Connection
-from lading.errors import Corrupt, Full
+from lading.errors import Corrupt, FileTooLarge, Full
 
 #: Size from which a segment is closed by a snapshot of all live records.
 SEGMENT_SIZE: Final = 8 << 20
@@ -137,6 +137,8 @@ class Journal:
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Full(f"{path}: {os.strerror(error.errno).lower()}") from error
+            if error.errno == errno.EFBIG:
+                raise FileTooLarge(f"{path}: {os.strerror(error.errno).lower()}") from error
             raise
         end += len(text)
         safe = (digest, end) if durable else (at.durable, at.synced)

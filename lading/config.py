@@ -36,6 +36,7 @@ class Settings:
     workers: int = 0  #: threads that compress and hash; 0 = one per processor
     pack_size: int = 64 << 20  #: bound of a pack
     wait_s: float = 30.0  #: longest wait for another writer
+    min_free: int = 64 << 20  #: bytes that storing contents leaves free on the store's filesystem; 0 = use all of it
     repack_share: float = 0.3  #: dead share from which gc rewrites a pack
     entries_max: int = 4_000_000  #: names in one layer tar
     size_max: int = 1 << 40  #: bytes of one layer tar, uncompressed
@@ -136,7 +137,7 @@ def _settings(path: Path, values: Mapping[str, Any]) -> Settings:
         raise InvalidInput(f"configuration file {path}: strategy must be one of {', '.join(STRATEGIES)}")
     if settings.sync not in SYNCS:
         raise InvalidInput(f"configuration file {path}: sync must be one of {', '.join(SYNCS)}")
-    for key in ("flatten_depth", "cache_budget"):
+    for key in ("flatten_depth", "cache_budget", "min_free"):
         if getattr(settings, key) < 0:
             raise InvalidInput(f"configuration file {path}: {key} must not be negative")
     return settings

@@ -68,7 +68,11 @@ class Corrupt(LadingError):
 
 
 class Full(LadingError):
-    """No room is left on the filesystem."""
+    """No room is left on the filesystem, or less than is to be left."""
+
+
+class FileTooLarge(Full):
+    """The process may not write files of this size; free space would not help."""
 
 
 class LayerUnknown(NotFound):

@@ -17,7 +17,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lading.errors import Full, LadingError, ReadOnly
+from lading.errors import FileTooLarge, Full, LadingError, ReadOnly
+
+#: What the operating system says when no room is left.
+NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 _RENAME_NOREPLACE: Final = 1
 _AT_FDCWD: Final = -100
@@ -26,10 +29,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def translated(error: OSError, path: Path | str) -> OSError | LadingError:
     """Give an operating system's refusal its meaning; others are handed back as they are."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         return Full(f"{path}: {os.strerror(error.errno).lower()}; free some, or run gc")
     if error.errno == errno.EFBIG:
-        return Full(f"{path}: {os.strerror(errno.EFBIG).lower()}")
+        return FileTooLarge(f"{path}: {os.strerror(errno.EFBIG).lower()}")
     if error.errno == errno.EROFS:
         return ReadOnly(f"{path}: {os.strerror(errno.EROFS).lower()}")
     return error
@@ -153,7 +156,11 @@ class Staging:
         self.path = parent / os.urandom(16).hex()
         with translating(parent), _held(parent, fcntl.LOCK_SH):
             os.mkdir(self.path, 0o700)
-            self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            try:
+                self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            except OSError:
+                os.rmdir(self.path)
+                raise
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def new_file(self, suffix: str = "") -> tuple[Path, int]:
@@ -234,9 +241,16 @@ def debris(parent: Path) -> Iterator[tuple[Path, int]]:
 
 
 def _lock_of_the_dead(folder: Path) -> int | None:
-    """Take the lock of a folder whose owner is gone; None when it lives, or the folder has gone."""
+    """Take the lock of a folder whose owner is gone; None when it lives, or the folder has gone.
+
+    A folder without a lock's file was left half made, or half removed: it is locked itself, since there may be no room
+    for a file.
+    """
     try:
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lading.objects.durable import fsync_dir
+from lading.objects.durable import fsync_dir, translating
 
 _PREFIX: Final = "epoch."
 
@@ -94,7 +94,8 @@ class Epochs:
         while True:
             number = self.current() + 1
             try:
-                os.close(os.open(self._path(number), os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+                with translating(self._path(number)):
+                    os.close(os.open(self._path(number), os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
             except FileExistsError:
                 continue
             fsync_dir(self._folder)

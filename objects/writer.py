@@ -60,6 +60,7 @@ class ObjectWriter:
         workers: int = 2,
         pack_size: int = PACK_SIZE,
         stream_threshold: int = STREAM_THRESHOLD,
+        room: Callable[[int], object] | None = None,
     ) -> None:
         """Start with no pack.
 
@@ -71,6 +72,7 @@ class ObjectWriter:
             workers: threads of the pool.
             pack_size: bound of a pack in bytes.
             stream_threshold: see ``STREAM_THRESHOLD``.
+            room: asked before so many bytes are written to disk; raises to refuse.
         """
         self._backend = backend
         self._staging = staging
@@ -78,6 +80,7 @@ class ObjectWriter:
         self._level = level
         self._pack_size = pack_size
         self._threshold = stream_threshold
+        self._room = room or _room_for_all
         self._pool = ThreadPoolExecutor(workers, "lading-compress")
         self._syncer = ThreadPoolExecutor(1, "lading-sync")  # waits for the disk, so that no compressor has to
         self._in_flight = 2 * workers + 2
@@ -86,6 +89,7 @@ class ObjectWriter:
         self._batch_size = 0
         self._tasks: deque[Future[list[_Stored]]] = deque()
         self._pack: PackWriter | None = None
+        self._begun: list[PackWriter] = []  # all of them, so that an end closes those of unfinished streams, too
         self._unsynced = 0
         self._syncs: list[Future[None]] = []
         self._finished: list[tuple[PackWriter, Future[PackContents]]] = []
@@ -127,6 +131,7 @@ class ObjectWriter:
 
     def _append(self, frames: list[_Stored]) -> None:
         size = sum(len(frame[4]) for frame in frames)
+        self._room(size)
         pack = self._pack_for(size)
         pack.add_many(frames)
         self._unsynced += size
@@ -145,7 +150,9 @@ class ObjectWriter:
     def _new_pack(self) -> PackWriter:
         name = new_pack_name()
         path, descriptor = self._staging.new_file(PACK_SUFFIX)
-        return PackWriter(path, descriptor, name)
+        pack = PackWriter(path, descriptor, name)
+        self._begun.append(pack)
+        return pack
 
     def _close_pack(self) -> None:
         if self._pack is not None:
@@ -165,7 +172,9 @@ class ObjectWriter:
         view = memoryview(data)
         plain = [view[start : start + FRAME_SIZE] for start in range(0, len(view), FRAME_SIZE)]
         frames = list(self._pool.map(lambda part: compress_frame(part, self._level), plain))
-        self._pack_for(sum(len(frame) for frame in frames)).add(digest, kind, CODEC_ZSTD, len(data), frames)
+        size = sum(len(frame) for frame in frames)
+        self._room(size)
+        self._pack_for(size).add(digest, kind, CODEC_ZSTD, len(data), frames)
         return digest
 
     def stream(self, kind: int = KIND_DATA) -> ObjectStream:
@@ -202,11 +211,10 @@ class ObjectWriter:
             task.cancel()
         self._pool.shutdown(cancel_futures=True)
         self._syncer.shutdown(cancel_futures=True)
-        if self._pack is not None:
-            self._pack.abort()
-        for pack, _ in self._finished:
+        for pack in self._begun:
             pack.abort()
         self._tasks.clear()
+        self._begun = []
         self._finished = []
 
     def __enter__(self) -> ObjectWriter:
@@ -253,6 +261,7 @@ class ObjectStream:
     def _collect(self) -> None:
         assert self._pack is not None
         frame = self._tasks.popleft().result()
+        self._writer._room(len(frame))
         self._pack.append(frame)
         self._frame_sizes.append(len(frame))
 
@@ -285,6 +294,10 @@ class ObjectStream:
         self._pack.note(digest, self._kind, CODEC_ZSTD, self._size, self._frame_sizes)
         writer._finish_in_pool(self._pack)
         return digest
+
+
+def _room_for_all(size: int) -> None:
+    """Refuse nothing."""
 
 
 def _compress_batch(batch: list[_Plain], level: int) -> list[_Stored]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from lading.flows.context import Context
 from lading.idmaps import NO_MAPS, Maps
 from lading.materialize.beneath import remove_tree
 from lading.materialize.mounttable import MountRecord, file_lock
-from lading.objects.durable import make_dir, write_durably
+from lading.objects.durable import make_dir, translating, write_durably
 from lading.values import IDMap, Layer
 
 #: File beside an area's contents: the ID maps it is written under.
@@ -64,8 +64,7 @@ def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
             mounting.unmount_all(context, layer_id)
         yield
         for layer_id in layer_ids:
-            with suppress(Full):  # what cannot be moved aside on a full disk goes with the next collection
-                remove_unused(context, layer_id, keep=_current_number(context, layer_id))
+            remove_unused(context, layer_id, keep=_current_number(context, layer_id))
 
 
 def _current_number(context: Context, layer_id: str) -> int | None:
@@ -149,18 +148,26 @@ def remove_unused(context: Context, layer_id: str, keep: int | None) -> int:
 def discard(context: Context, folder: Path) -> int:
     """Move a folder into staging, then remove it, so that a kill leaves only debris.
 
+    Where there is no room for that it is removed where it is: what nothing names is debris there, too.
+
     Returns:
         Bytes of the files removed.
     """
     from lading.objects.durable import Staging
 
-    staging = Staging(context.layout.staging)
+    staging = None
     try:
-        target = staging.path / "discarded"
-        os.rename(folder, target)
+        with translating(folder):
+            staging = Staging(context.layout.staging)
+            target = staging.path / "discarded"
+            os.rename(folder, target)
+    except Full:
+        target = folder
+    try:
         return remove_tree(target)
     finally:
-        staging.close()
+        if staging is not None:
+            staging.close()
 
 
 def collect_debris(context: Context, *, dry_run: bool) -> tuple[int, list[str]]:

@@ -25,6 +25,7 @@ from lading.errors import (
 from lading.flows import stores
 from lading.flows.context import Context
 from lading.flows.records import check_text
+from lading.flows.reserve import input_size
 from lading.objects.digest import blake3_digest
 from lading.values import KIND_BIG_DATA, BigData, Image, Layer, Readable, RecordKind, printable
 
@@ -179,8 +180,9 @@ def store(
         stream = io.BytesIO(data)
     sha256 = hashlib.sha256()
     total = 0
+    wanted = input_size(stream)
     with context.epochs.shared() as epoch:
-        with context.writer() as writer:
+        with context.writer(wanted=wanted) as writer:
             target = writer.stream(KIND_BIG_DATA)
             while chunk := stream.read(READ_SIZE):
                 sha256.update(chunk)

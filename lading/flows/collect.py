@@ -7,6 +7,7 @@ same run when nothing else is going on, else in a later one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any, Final
@@ -14,7 +15,7 @@ from typing import Any, Final
 from lading.catalog import content as catalog_content
 from lading.catalog import reach
 from lading.catalog.database import Connection
-from lading.errors import Busy, LadingError
+from lading.errors import Busy, Full, LadingError
 from lading.flows import areas, directories, journaling, lowers, reserve
 from lading.flows.context import Context
 from lading.flows.ingest import shadowed
@@ -131,8 +132,8 @@ def gc(context: Context, *, dry_run: bool) -> GcReport:
     context.need_writable()
     reports = []
     for part in parts:
-        reports.append(reserve.with_room(part, partial(_collect, part)))
-        reserve.put_back(part.layout.reserve)
+        reports.append(part.with_room(partial(_collect, part)))
+        reserve.put_back(part.layout)
     return _sum(reports)
 
 
@@ -151,7 +152,8 @@ def _collect(context: Context) -> GcReport:
     area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)
     area_bytes += _clear_directories(context, dry_run=False)
     warnings += area_warnings
-    journaling.snapshot_if_needed(context)
+    with suppress(Full):  # a long journal is no harm; the next collection has more room
+        journaling.snapshot_if_needed(context)
     _read_recipes(context)
     context.epochs.advance()
     ended = context.epochs.retired()

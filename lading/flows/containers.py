@@ -28,7 +28,6 @@ from lading.flows import (
     directories,
     images,
     layers,
-    reserve,
     sealing,
     stores,
     transient,
@@ -272,7 +271,8 @@ def delete(context: Context, ref: str, *, with_layer: bool = False) -> None:
             raise NotALayer()
     context.need_writable()
     found = container
-    reserve.with_room(context, lambda: _delete(context, found))
+    context.with_room(lambda: _delete(context, found))
+    directories.remove(context, "container", found.id)
 
 
 def _delete(context: Context, container: Container) -> None:
@@ -284,4 +284,3 @@ def _delete(context: Context, container: Container) -> None:
         tx.conn.execute("DELETE FROM transient WHERE kind = 'container' AND record_id = ?", (present.id,))
         if catalog_layers.get_layer(tx.conn, present.layer) is not None:
             layers.delete_rows(tx, present.layer)
-    directories.remove(context, "container", container.id)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from lading.catalog import content as catalog_content
 from lading.catalog.database import Catalog
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from lading.materialize.probe import Abilities
     from lading.objects.reader import ObjectReader
     from lading.objects.writer import ObjectWriter
+
+_Result = TypeVar("_Result")
 
 #: Environment variable by which scripts make the overlay driver do without shifting.
 NO_SHIFTING: Final = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
@@ -134,24 +136,47 @@ class Context:
             return catalog_content.known(conn, digests)
 
     @contextmanager
-    def writer(self) -> Iterator[ObjectWriter]:
-        """Open a writer of objects with its own staging folder. The caller holds the epoch lock."""
+    def writer(self, *, floor: bool = True, wanted: int | None = None) -> Iterator[ObjectWriter]:
+        """Open a writer of objects with its own staging folder. The caller holds the epoch lock.
+
+        Args:
+            floor: leave free what the settings say; without, only as much as must be.
+            wanted: bytes to be stored at most, where that is known.
+
+        Raises:
+            Full: there is less room than is to be left; also while objects are stored.
+        """
+        from lading.flows.reserve import Floor
         from lading.materialize.beneath import remove_tree
         from lading.objects.durable import Staging, debris
         from lading.objects.writer import DEFAULT_LEVEL, ObjectWriter
 
         self.need_writable()
+        room = Floor(self.root, self.settings.min_free if floor else 0, wanted)
         for folder, _ in debris(self.layout.staging):  # what killed writers left; the living hold their locks
             remove_tree(folder)
+        room(0)
         staging = Staging(self.layout.staging)
         try:
             with ObjectWriter(
                 self.backend, staging, known=self.known, level=self.settings.level or DEFAULT_LEVEL,
-                workers=self.workers, pack_size=self.settings.pack_size,
+                workers=self.workers, pack_size=self.settings.pack_size, room=room,
             ) as writer:  # fmt: skip
                 yield writer
         finally:
             staging.close()
+
+    def with_room(self, act: Callable[[], _Result]) -> _Result:
+        """Do what must work on a full disk, making room for it where there is none.
+
+        Args:
+            act: may be repeated after it failed.
+        """
+        from lading.flows import reserve
+
+        for part in self.stores[1 : self.writable_stores]:
+            act = partial(reserve.with_room, part.layout, act, part.catalog)
+        return reserve.with_room(self.layout, act, self.catalog)
 
     def need_writable(self) -> None:
         """Refuse to go on when the store cannot be written.
@@ -170,3 +195,7 @@ class Context:
             self.reader.close()
         self.backend.close()
         self.catalog.close()
+        if self.writable:
+            from lading.flows import reserve
+
+            reserve.put_back(self.layout)  # now that the catalog's log has gone

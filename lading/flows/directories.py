@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from lading.catalog import names
-from lading.errors import Full, InvalidInput, NotFound
+from lading.errors import InvalidInput, NotFound
 from lading.flows import areas, stores
 from lading.flows.context import Context
 from lading.flows.opening import make_private
@@ -53,11 +52,10 @@ def of_this_boot(context: Context, kind: Kind, ref: str) -> Path:
 
 
 def remove(context: Context, kind: Kind, record_id: str) -> None:
-    """Remove the directories of a record that is gone; on a full disk they go with the next collection."""
+    """Remove the directories of a record that is gone."""
     kept = place(context, kind, record_id, run=False).parent
     if kept.is_dir():
-        with suppress(Full):
-            areas.discard(context, kept)
+        areas.discard(context, kept)
     shutil.rmtree(place(context, kind, record_id, run=True).parent, ignore_errors=True)
 
 

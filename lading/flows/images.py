@@ -12,7 +12,7 @@ from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.errors import ImageUnknown, ImageUsedByContainer, InvalidBigDataName, InvalidInput, LayerUnknown, NotAnImage
-from lading.flows import areas, bigdata, directories, layers, reserve, sealing, stores, views
+from lading.flows import areas, bigdata, directories, layers, sealing, stores, views
 from lading.flows.context import Context
 from lading.flows.records import check_id, check_names, check_text
 from lading.values import Image, Layer, printable, unique
@@ -263,7 +263,7 @@ def delete(context: Context, ref: str, *, dry_run: bool) -> list[str]:
     if dry_run:
         return doomed
     context.need_writable()
-    removed = reserve.with_room(context, lambda: _delete(context, image, doomed))
+    removed = context.with_room(lambda: _delete(context, image, doomed))
     directories.remove(context, "image", image.id)
     return removed
 
@@ -303,7 +303,7 @@ def _delete_apart(context: Context, image: Image, doomed: Sequence[str]) -> list
 def delete_record(context: Context, image_id: str) -> None:
     """Delete an image's record and data alone."""
     context.need_writable()
-    reserve.with_room(context, lambda: _delete_record(context, image_id))
+    context.with_room(lambda: _delete_record(context, image_id))
     directories.remove(context, "image", image_id)
 
 

@@ -15,6 +15,7 @@ from lading.catalog import content as catalog_content
 from lading.catalog.database import WriteTransaction
 from lading.errors import InvalidInput
 from lading.flows.context import Context, Progress
+from lading.flows.reserve import input_size
 from lading.objects.recipe import RecipeEncoder
 from lading.objects.streams import InputStream, StreamSummary
 from lading.objects.tar import ingest_tar
@@ -109,16 +110,17 @@ def ingesting(
     context.need_writable()
     check_digest(expected)
     with context.epochs.shared() as epoch:
+        wanted = input_size(raw)
         source = InputStream(_Counted(raw, progress) if progress else raw)
         try:
-            yield _ingest(context, source, expected, epoch)
+            yield _ingest(context, source, expected, epoch, wanted)
         finally:
             source.close()
 
 
-def _ingest(context: Context, source: InputStream, expected: str, epoch: int) -> Ingested:
+def _ingest(context: Context, source: InputStream, expected: str, epoch: int, wanted: int | None) -> Ingested:
     limits = TarLimits(entries_max=context.settings.entries_max, size_max=context.settings.size_max)
-    with context.writer() as writer:
+    with context.writer(wanted=wanted) as writer:
         sink = RecipeSink(writer)
         tar = ingest_tar(source.read, sink, limits)
         summary = source.summary()

@@ -28,7 +28,7 @@ def snapshot_if_needed(context: Context) -> bool:
         with context.catalog.read() as conn:
             seen = conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0]
             lines = [_line(*record) for record in records.live(conn)]
-        with context.writer() as writer:
+        with context.writer(floor=False) as writer:
             target = writer.stream(KIND_SNAPSHOT)
             for line in lines:
                 target.write(line)

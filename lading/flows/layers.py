@@ -23,7 +23,7 @@ from lading.errors import (
     NotALayer,
     ParentIsContainer,
 )
-from lading.flows import areas, bigdata, reserve, sealing, stores
+from lading.flows import areas, bigdata, sealing, stores
 from lading.flows.context import Context, Progress
 from lading.flows.records import check_id, check_names, check_text
 from lading.idmaps import NO_MAPS, NO_REQUEST, MapRequest, Maps
@@ -343,7 +343,7 @@ def delete(context: Context, ref: str) -> None:
     if layer is None:
         raise NotALayer()
     refuse_used(context, layer.id)
-    reserve.with_room(context, lambda: _delete(context, layer, checked=True))
+    context.with_room(lambda: _delete(context, layer, checked=True))
 
 
 def delete_unchecked(context: Context, layer_id: str) -> None:
@@ -356,7 +356,7 @@ def delete_unchecked(context: Context, layer_id: str) -> None:
         with part.catalog.read() as conn:
             layer = stores.layer_at(context, conn, origin, layer_id)
         if layer is not None:
-            reserve.with_room(context, partial(_delete, context, layer, checked=False))
+            context.with_room(partial(_delete, context, layer, checked=False))
             return
     raise NotALayer()
 

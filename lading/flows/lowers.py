@@ -26,6 +26,7 @@ from lading.values import ContentSource, Entry, Layer, inode_key
 
 if TYPE_CHECKING:
     from lading.materialize.farm import FarmInfo
+    from lading.materialize.mounttable import MountRecord
 
 Entries = Callable[[], Sequence[Entry]]
 
@@ -284,14 +285,23 @@ def needed(context: Context, *, planned: bool) -> set[str]:
 
 def mounted_views(context: Context) -> set[str]:
     """Names of what mounts of this boot are stacked from, and of the empty roots."""
+    return views_in_use(context.mount_table.records(), context.layout.cache)
+
+
+def views_in_use(records: Sequence[MountRecord], root: Path) -> set[str]:
+    """Names of what mounts are stacked from, and of the empty roots.
+
+    Args:
+        records: all mounts of this boot.
+        root: the store's cache.
+    """
     from lading.materialize.cache import present
 
-    records = context.mount_table.records()
     if any(record.source and not record.views for record in records):  # by a version that noted none
-        return set(present(context.layout.cache))
+        return set(present(root))
     found = {name for record in records for name in record.views}
     found |= {Path(mount.root).name for mount in mountinfo() if "/cache/trees/shown-" in mount.root}
-    return found | {name for name in present(context.layout.cache) if name.startswith("root-")}
+    return found | {name for name in present(root) if name.startswith("root-")}
 
 
 def stem_of(name: str) -> str:

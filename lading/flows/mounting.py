@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -17,7 +17,7 @@ from typing import Final
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.errors import InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
+from lading.errors import Full, InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
 from lading.flows import areas, images, lowers, sealing, stores, views
 from lading.flows.context import Context
 from lading.idmaps import NO_MAPS, MapRequest, Maps
@@ -343,7 +343,8 @@ def _unmount(context: Context, layer: Layer, *, force: bool) -> bool:
             present = catalog_layers.get_layer(conn, layer.id)
             built_upon = bool(catalog_layers.children(conn, layer.id) or catalog_layers.images_of_layer(conn, layer.id))
         if present is not None and built_upon and context.writable:
-            sealing.seal_locked(context, layer.id)
+            with suppress(Full):  # what was written stays where it is, and the next mount or `seal` tries again
+                sealing.seal_locked(context, layer.id)
         return True
 
 

@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -67,7 +68,8 @@ def open_context(root: Path, run: Path | None, driver: str, settings: Settings) 
                 additional.append(found)
         context = _open_one(root, run_root, driver, settings, image_store, additional)
         opened.pop_all()
-    transient.forget_lost(context)
+    if context.writable:
+        context.with_room(lambda: transient.forget_lost(context))
     return context
 
 
@@ -91,10 +93,12 @@ def _open_one(
         _make_folders(layout)
     # Records of two stores name each other: each must be sure of the other's, so that neither can be relaxed.
     relaxed = settings.sync == "relaxed" and not settings.image_store
-    catalog = Catalog.open(
-        layout.catalog_db, layout.journal, layout.writer_lock, create=writable, read_only=not writable,
+    opening = partial(
+        Catalog.open, layout.catalog_db, layout.journal, layout.writer_lock, create=writable, read_only=not writable,
         wait_s=settings.wait_s, relaxed=relaxed,
     )  # fmt: skip
+    # Even reading needs a log and shared memory beside the database, and who is to free space has to look first.
+    catalog = reserve.with_room(layout, opening) if writable else opening()
     return Context(
         root, run_root, str(marker["id"]), catalog, settings, driver, writable, image_store=image_store, additional=additional
     )  # fmt: skip
@@ -174,7 +178,7 @@ def _make_store(layout: Layout) -> dict[str, Any]:
     }  # fmt: skip
     try:
         _make_folders(layout)
-        reserve.put_back(layout.reserve)
+        reserve.put_back(layout)
         try:
             write_durably(layout.format_marker, json.dumps(marker).encode() + b"\n", replace=False)
         except FileExistsError:  # another process made the store at this moment

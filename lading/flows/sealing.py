@@ -70,7 +70,8 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
         if not layer.write_kind:
             return layer
     base = views.base_tree(context, layer) if layer.write_kind == "tree" else {}
-    with context.epochs.shared() as epoch, context.writer() as writer:
+    with context.epochs.shared() as epoch, context.writer(floor=False) as writer:
+        # No floor: the bytes are on this disk already, and an unmount may not fail for one.
         entries = views.capture(context, layer, base, into(writer))
         native = store_native(context, writer, [entry for entry in entries if entry.path], epoch)
         with context.catalog.write("seal", durable=True) as tx:

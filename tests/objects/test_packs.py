@@ -6,6 +6,7 @@ import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from blake3 import blake3
@@ -33,7 +34,7 @@ class Shelf:
         self.backend = backend or FolderBackend(folder / "packs")
         self.places: dict[bytes, Location] = {}
 
-    def write(self, datas: Sequence[bytes], **settings: int) -> list[PackContents]:
+    def write(self, datas: Sequence[bytes], **settings: Any) -> list[PackContents]:
         staging = Staging(self.staging_folder)
         with ObjectWriter(self.backend, staging, known=lambda ds: self.places.keys() & set(ds), **settings) as writer:
             for data in datas:

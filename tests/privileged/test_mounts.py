@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lading import Store
+from lading import Settings, Store
 from lading.errors import InUse, InvalidInput, LayerUnknown
 from lading.flows.sealing import LayerMounted
 from lading.materialize import mounts
@@ -399,7 +399,7 @@ def test_a_full_disk_refuses_and_loses_nothing(tmp_path: Path) -> None:
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "small", small], check=True)
     try:
-        with Store.open(small / "root", run=tmp_path / "run") as store:
+        with Store.open(small / "root", run=tmp_path / "run", settings=Settings(min_free=0)) as store:
             kept = store.layers.import_(io.BytesIO(file(b"kept", os.urandom(12_000_000)) + END))
             wanted = taken_out(store, kept.id)
             big = file(b"big", os.urandom(21_000_000)) + END

@@ -470,7 +470,7 @@ def test_a_full_disk_while_building_is_told_and_leaves_nothing(tmp_path: Path) -
     folder.mkdir()
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     try:
-        with opened(folder) as store:
+        with opened(folder, min_free=0) as store:
             large = store.layers.import_(io.BytesIO(file(b"large", b"x" * (80 << 20)) + END))
             small = store.layers.import_(io.BytesIO(LOWER))
             with pytest.raises(Full):
