@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -18,6 +20,9 @@ _DENY: Final = 1
 #: Functions that reach beyond the database.
 _FORBIDDEN_FUNCTIONS: Final = frozenset({"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"})
 
+#: Steps of SQLite's machine between two looks for a signal: about a millisecond.
+_STEPS: Final = 20_000
+
 #: Rows fetched at a time.
 _FETCH: Final = 500
 
@@ -27,6 +32,11 @@ def _authorize(action: int, first: str | None, second: str | None, database: str
     if action not in _ALLOWED:
         return _DENY
     return _DENY if action == 31 and (second or "").lower() in _FORBIDDEN_FUNCTIONS else _OK
+
+
+def _breathe() -> int:
+    """Let signals in: while SQLite works, none reaches Python but here. What one raises interrupts the statement."""
+    return 0
 
 
 def query(catalog: Catalog, sql: str, parameters: Sequence[Any] = ()) -> tuple[list[str], Iterator[tuple[Any, ...]]]:
@@ -42,11 +52,13 @@ def query(catalog: Catalog, sql: str, parameters: Sequence[Any] = ()) -> tuple[l
 
     Raises:
         InvalidInput: a statement that is wrong, or does more than read.
+        KeyboardInterrupt: a signal came while it ran, and its handler raised something.
     """
     # A path of /proc or a colon cannot confuse this: the same opening as the catalog's own.
     reader = Catalog.open(catalog.path, catalog.journal_folder, catalog.path, read_only=True)
     connection = reader.connection()
     connection.set_authorizer(_authorize)
+    connection.set_progress_handler(_breathe, _STEPS)
     try:
         cursor = connection.execute(sql, tuple(parameters))
     except (sqlite.Error, sqlite.Warning, ValueError, OverflowError) as error:
@@ -71,6 +83,8 @@ def _rows(reader: Catalog, cursor: Any) -> Iterator[tuple[Any, ...]]:
 
 def _refusal(error: Exception) -> InvalidInput | Busy | Corrupt:
     words = " ".join(str(error).split())
+    if words == "interrupted":
+        raise KeyboardInterrupt
     if "not authorized" in words or "prohibited" in words or "readonly" in words:
         return InvalidInput("the query does more than read: only SELECT is allowed")
     if "locked" in words or "busy" in words:
@@ -81,6 +95,14 @@ def _refusal(error: Exception) -> InvalidInput | Busy | Corrupt:
 
 
 def shell_command(path: Path) -> list[str] | None:
-    """The command line of a shell that cannot write or reach beyond the catalog; None when there is none."""
+    """The command line of a shell that cannot write or reach beyond the catalog, nor hand control characters to the terminal.
+
+    Returns:
+        None when there is none: older ones print what is stored as it is.
+    """
     program = shutil.which("sqlite3")
-    return [program, "-readonly", "-safe", "-header", "-column", str(path)] if program else None
+    if program is None:
+        return None
+    safe = [program, "-init", os.devnull, "-readonly", "-safe", "-escape", "ascii"]
+    tried = subprocess.run([*safe, ":memory:", "SELECT 1"], capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return [*safe, "-header", "-column", str(path)] if tried.returncode == 0 else None

@@ -16,9 +16,9 @@ from typing import Any, Final, NoReturn
 import click
 
 from lading.cli.parse import FAILURE, OptionError, normalise
-from lading.cli.session import Session, StoreNotOpened, global_options
+from lading.cli.session import Session, Stopped, StoreNotOpened, global_options
 from lading.errors import LadingError
-from lading.values import printable
+from lading.values import printable, tamed
 
 #: The name under which scripts of ``containers-storage`` find what they know, and others that mean the same.
 COMPAT: Final = "lading-compat"
@@ -162,8 +162,9 @@ class Lading(click.Group):
         try:
             flags, rest = normalise(args, options)
         except OptionError as error:
-            click.echo(f"{error}\nSee '{ctx.info_name} --help'.", err=True)
-            click.echo(f"{error} while parsing arguments (1)\n{self.get_help(ctx)}")
+            words = tamed(str(error))
+            click.echo(f"{words}\nSee '{ctx.info_name} --help'.", err=True)
+            click.echo(f"{words} while parsing arguments (1)\n{self.get_help(ctx)}")
             ctx.exit(FAILURE)
         if not rest:
             click.echo(self.get_help(ctx))
@@ -191,15 +192,15 @@ cli = Lading(
 )
 
 
-class Stopped(BaseException):
-    """A signal asks to end; unwinds everything, so that what was begun is tidied up."""
+#: Signals that came, for what they raised may have been swallowed on the way: by a callback, or an error while tidying up.
+_received: list[int] = []
 
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+#: What is said of a signal.
+_STOPPED_BY: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    _received.append(number)
     raise Stopped(number)
 
 
@@ -215,13 +216,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> NoReturn:
         arguments: the words after the program's name; None for the process's own.
         program: the name to run under; empty for the one it was called by.
     """
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
+    for number in _STOPPED_BY:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup, or behind a shell's "&"
+            signal.signal(number, _stop)
     # One command and out: cycles are few and small beside what a search for them costs among many rows.
     gc.set_threshold(200_000, 50, 50)
     words = list(sys.argv[1:] if arguments is None else arguments)
     status = run(words, program or os.path.basename(sys.argv[0]))
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)  # everything is closed and written: taking a large heap apart would only cost time
@@ -244,31 +246,38 @@ def run(words: list[str], program: str = "lading") -> int:
         return int(status or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
-    except StoreNotOpened as error:
+    except Stopped:
+        return _stopped(words)
+    except (LadingError, StoreNotOpened) as error:
+        if _received:
+            return _stopped(words)
+        if isinstance(error, LadingError):
+            return _fail(str(error), words)
         return _fail(f"error initializing: {error}", words, to_stdout=True)
-    except LadingError as error:
-        return _fail(str(error), words)
     except click.ClickException as error:
         return _fail(error.format_message(), words)
     except BrokenPipeError:
         _drop_stdout()
         return FAILURE
-    except Stopped as stopped:
-        _fail("interrupted" if stopped.number == signal.SIGINT else "terminated", words)
-        return 128 + stopped.number
     except OSError as error:
-        return _fail(_os_words(error), words)
+        return _stopped(words) if _received else _fail(_os_words(error), words)
+
+
+def _stopped(words: list[str]) -> int:
+    number = _received[0] if _received else signal.SIGINT
+    _fail(_STOPPED_BY[signal.Signals(number)], words)
+    return 128 + number
 
 
 def _fail(message: str, words: list[str], *, to_stdout: bool = False) -> int:
     """Print one line; with ``--debug`` the traceback before it."""
     if "--debug" in words or "-D" in words:
-        traceback.print_exc()
+        sys.stderr.write(tamed(traceback.format_exc(), keep="\t\n"))
     stream = sys.stdout if to_stdout else sys.stderr
     try:
-        stream.write(message + "\n")
+        stream.write(tamed(message) + "\n")
         stream.flush()
-    except BrokenPipeError:
+    except OSError:  # a closed pipe, or a terminal that has gone
         _drop_stdout()
     return FAILURE
 

@@ -66,7 +66,10 @@ def metadata(session: Session, arguments: Sequence[str], quiet: bool, as_json: b
     else:
         for argument in arguments:
             text = found.get(argument, "")
-            output.line(text if quiet else f"{output.shown(argument)}: {text}")
+            if quiet:
+                output.data(text)
+            else:
+                output.line(f"{output.shown(argument)}: {text}")
     return FAILURE if any(argument not in found for argument in arguments) else 0
 
 

@@ -81,7 +81,7 @@ def _print(columns: list[str], rows: Iterator[tuple[Any, ...]], as_json: bool, a
     if as_json:
         output.emit_json([dict(zip(columns, map(_plain, row), strict=True)) for row in rows])
     elif as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
+        writer = csv.writer(output.Stream(), lineterminator="\n")
         writer.writerow(columns)
         writer.writerows([_plain(value) for value in row] for row in rows)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,15 +11,28 @@ from datetime import UTC, datetime
 from typing import Any, BinaryIO
 
 from lading.errors import InvalidInput
-from lading.values import Change, Container, IDMap, Image, Layer, Record, printable
+from lading.values import Change, Container, IDMap, Image, Layer, Record, printable, tamed
 
 _ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
 def line(text: str, *, err: bool = False) -> None:
-    """Print one line."""
+    """Print one line, whatever is in it: what a terminal would act on is escaped, tabs excepted."""
     stream = sys.stderr if err else sys.stdout
-    stream.write(text + "\n")
+    stream.write(tamed(text) + "\n")
+
+
+def data(text: str) -> None:
+    """Print text that is the caller's own: as it is for scripts, line by line and escaped for terminals."""
+    sys.stdout.write((tamed(text, keep="\t\n") if sys.stdout.isatty() else text) + "\n")
+
+
+class Stream:
+    """Standard output for a writer of whole rows: as it is for scripts, escaped for terminals."""
+
+    def write(self, text: str) -> None:
+        """Write a row and its end."""
+        sys.stdout.write(tamed(text, keep="\t\n") if sys.stdout.isatty() else text)
 
 
 def shown(text: str) -> str:
@@ -31,7 +45,18 @@ def emit_json(value: Any) -> None:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     for char, escape in _ESCAPES.items():
         text = text.replace(char, escape)
+    if not text.isprintable():
+        text = _UNPRINTABLE.sub(_json_escape, text)
     line(text)
+
+
+#: Beyond what ``json`` escapes: controls of C1, marks that turn the direction of writing, halves of pairs.
+_UNPRINTABLE = re.compile("[^\x20-\x7e\xa1-\xac\xae-\u05ff]")
+
+
+def _json_escape(found: re.Match[str]) -> str:
+    char = found[0]
+    return char if char.isprintable() or tamed(char) == char else json.dumps(char)[1:-1]
 
 
 def sorted_map(values: Mapping[str, Any]) -> dict[str, Any]:

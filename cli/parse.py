@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import click
 
+from lading.values import tamed
+
 #: Words a boolean option takes behind "=".
 TRUE_WORDS: Final = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 FALSE_WORDS: Final = frozenset({"0", "f", "F", "false", "FALSE", "False"})
@@ -134,14 +136,14 @@ class ContractCommand(click.Command):
         try:
             flags, rest = normalise(args, options)
         except OptionError as error:
-            click.echo(f"{error}\nSee '{ctx.command_path} --help'.", err=True)
+            click.echo(f"{tamed(str(error))}\nSee '{ctx.command_path} --help'.", err=True)
             ctx.exit(USAGE_FAILURE)
         least, most = self.count
         if len(rest) < least:
             click.echo(f"{ctx.info_name}: more arguments required.\n{self.get_usage(ctx)}")
             ctx.exit(FAILURE)
         if most is not None and len(rest) > most:
-            click.echo(f"{ctx.info_name}: too many arguments ([{' '.join(rest)}]).\n{self.get_usage(ctx)}")
+            click.echo(f"{ctx.info_name}: too many arguments ([{tamed(' '.join(rest))}]).\n{self.get_usage(ctx)}")
             ctx.exit(FAILURE)
         return super().parse_args(ctx, [*flags, "--", *rest])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ import click
 
 from lading.cli.parse import FAILURE, ContractCommand
 from lading.errors import InvalidInput, LadingError
+from lading.values import tamed
 
 if TYPE_CHECKING:
     from lading.settings import Chosen
@@ -28,6 +30,14 @@ _UNSHARED: Final = "LADING_UNSHARED"
 
 class StoreNotOpened(Exception):
     """The store could not be opened; scripts expect the reason on standard output."""
+
+
+class Stopped(BaseException):
+    """A signal asks to end; unwinds everything, so that what was begun is tidied up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @dataclass
@@ -118,7 +128,7 @@ def log(level: str, message: str) -> None:
     """Write a log line, as scripts know to ignore them."""
     quoted = message.replace("\\", "\\\\").replace('"', '\\"')
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    sys.stderr.write(f'time="{now}" level={level} msg="{quoted}"\n')
+    sys.stderr.write(f'time="{now}" level={level} msg="{tamed(quoted)}"\n')
 
 
 #: Global options that say something about the store.
@@ -170,7 +180,11 @@ def command(
                 ctx.exit(status)
             if session.compat:
                 _ = session.store  # scripts expect a store that cannot be opened to fail every command
-            ctx.exit(function(session, arguments, **values) or 0)
+            try:
+                status = function(session, arguments, **values)
+            except KeyboardInterrupt as error:  # what SQLite makes of a signal; click would print an empty line for it
+                raise Stopped(signal.SIGINT) from error
+            ctx.exit(status or 0)
 
         callback = update_wrapper(run, function)
         own = list(reversed(getattr(function, "__click_params__", [])))

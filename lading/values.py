@@ -288,20 +288,34 @@ def printable(text: str | bytes) -> str:
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
-    out = []
-    for char in text:
-        code = ord(char)
-        if char in '\\"':
-            out.append("\\" + char)
-        elif 0xDC80 <= code <= 0xDCFF:
-            out.append(f"\\x{code - 0xDC00:02x}")
-        elif char in _SHORT_ESCAPES:
-            out.append(_SHORT_ESCAPES[char])
-        elif char.isprintable():
-            out.append(char)
-        else:
-            out.append(f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}")
-    return "".join(out)
+    return "".join("\\" + char if char in '\\"' else char if char.isprintable() else _escape(char) for char in text)
+
+
+def tamed(text: str, keep: str = "\t") -> str:
+    """Escape only what a terminal would act on or hide: a last guard for whole lines, whose parts may be escaped already.
+
+    Args:
+        text: what is about to be written.
+        keep: control characters that are meant.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() or char in keep or _is_space(char) else _escape(char) for char in text)
+
+
+def _is_space(char: str) -> bool:
+    import unicodedata
+
+    return unicodedata.category(char) == "Zs"
+
+
+def _escape(char: str) -> str:
+    code = ord(char)
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    if char in _SHORT_ESCAPES:
+        return _SHORT_ESCAPES[char]
+    return f"\\x{code:02x}" if code < 128 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 _SHORT_ESCAPES: Final = {"\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
