@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from lading import private
 from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
 from lading.values import RecordKind, printable
 
@@ -151,8 +152,20 @@ class Catalog:
         )
         catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s, relaxed=relaxed)
         if create:
+            catalog._make_file()
             catalog._migrate()
         return catalog
+
+    def _make_file(self) -> None:
+        """Make an empty file, as SQLite would, but private; its log and shared memory get the file's mode from SQLite."""
+        if self.path.exists():
+            return
+        try:
+            os.close(private.opened(self.path, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise Full(f"{self.path}: {os.strerror(error.errno).lower()}") from error
+            raise InvalidInput(f"{self.path} cannot be opened: {(error.strerror or '').lower()}") from error
 
     def _migrate(self) -> None:
         from lading.catalog import migrations
@@ -372,7 +385,7 @@ class Catalog:
 
     def _open_lock(self) -> int:
         try:
-            return os.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            return private.opened(self._lock_path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
                 raise ReadOnly(f"{self._lock_path} may not be written") from error
@@ -482,7 +495,7 @@ def _refused(path: Path) -> OSError | None:
         end = 0
     probe = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
-        descriptor = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = private.opened(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             os.unlink(probe)
             os.posix_fallocate(descriptor, end, _PROBE_SIZE)

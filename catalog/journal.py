@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from blake3 import blake3
 
+from lading import private
 from lading.catalog.database import Connection
 from lading.errors import Corrupt, FileTooLarge, Full
 
@@ -122,7 +123,7 @@ class Journal:
         path = self.path(at.segment)
         text, digest = _encode(at, body)
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
             try:
                 end = os.fstat(descriptor).st_size
                 if end != at.offset:

@@ -7,10 +7,11 @@ import json
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from lading import private
 from lading.errors import Busy
 
 #: Begins the names of folders in which something is built.
@@ -61,7 +62,7 @@ def cache_lock(cache_root: Path, *, exclusive: bool = False, wait_s: float = LOC
         Busy: the other side did not let go within the limit.
     """
     make_private(cache_root)
-    descriptor = os.open(cache_root / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = private.opened(cache_root / ".lock", os.O_RDWR | os.O_CREAT)
     try:
         _lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait_s)
         yield
@@ -84,5 +85,4 @@ def _lock(descriptor: int, operation: int, wait_s: float) -> None:
 
 def make_private(folder: Path) -> None:
     """Make a folder that only its owner can enter, unless it is there."""
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700, parents=True)
+    private.make_folders(folder)

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple, Protocol
 
 from blake3 import blake3
 
+from lading import private
 from lading.errors import AlreadyExists
 from lading.materialize import reflink
 from lading.materialize.attributes import Attributes, prepare_root
@@ -255,7 +256,7 @@ def make_building(parent: int, prefix: str) -> tuple[str, int]:
     """
     while True:
         name = prefix + secrets.token_hex(8)
-        os.mkdir(name, 0o700, dir_fd=parent)
+        private.make_folder(name, dir_fd=parent)
         try:
             descriptor = os.open(name, DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
@@ -313,7 +314,7 @@ def write_stat_index(path: Path, index: StatIndex) -> None:
     with told(path):
         with suppress(FileNotFoundError):
             temporary.unlink()
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         with open(descriptor, "wb") as file:
             file.write(data + blake3(data).digest())
             file.flush()

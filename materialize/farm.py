@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from lading import private
 from lading.errors import Busy
 from lading.materialize.attributes import Attributes, prepare_root
 from lading.materialize.beneath import DIRECTORY, remove_tree, split, told
@@ -204,7 +205,7 @@ class _Maker:
         name, building = make_building(self._trees, BUILDING_PREFIX)
         try:
             prepare_root(building)
-            os.mkdir("tree", 0o700, dir_fd=building)
+            private.make_folder("tree", dir_fd=building)
             root = os.open("tree", DIRECTORY, dir_fd=building)
             try:
                 builder = _FarmBuilder(root, source, self._attributes, self._pool, self._strategy)
@@ -233,8 +234,7 @@ class _Maker:
         }
         name, building = make_building(self._trees, BUILDING_PREFIX)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            descriptor = os.open("marker", flags, 0o600, dir_fd=building)
+            descriptor = private.opened("marker", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=building)
             with open(descriptor, "w") as marker:
                 json.dump(described, marker)
             os.rename("marker", self._key + MARKER_SUFFIX, src_dir_fd=building, dst_dir_fd=self._trees)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lading import private
 from lading.materialize import erofs
 from lading.materialize.beneath import DIRECTORY, remove_tree, told
 from lading.materialize.cachelock import (
@@ -150,10 +151,10 @@ def _build(
         try:
             inside = folder / building
             if prepare is not None:
-                (inside / "refs").write_bytes(prepare(entries))
+                with open(private.opened(inside / "refs", os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as refs:
+                    refs.write(prepare(entries))
                 os.rename(inside / "refs", folder / (name + REFS_SUFFIX))
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            file = os.open("image", flags, 0o600, dir_fd=descriptor)
+            file = private.opened("image", os.O_RDWR | os.O_CREAT | os.O_EXCL, dir_fd=descriptor)
             try:
                 info = erofs.write_image(file, entries, source, redirect=redirect)
             finally:
@@ -181,8 +182,8 @@ def _describe(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     try:
         building, descriptor = make_building(parent, BUILDING_PREFIX)
         try:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            with open(os.open("marker", flags, 0o600, dir_fd=descriptor), "w") as marker:
+            made = private.opened("marker", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=descriptor)
+            with open(made, "w") as marker:
                 json.dump(dict(values), marker)
             os.rename("marker", name + MARKER_SUFFIX, src_dir_fd=descriptor, dst_dir_fd=parent)
         finally:

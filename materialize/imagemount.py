@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from lading import private
 from lading.errors import Unsupported
 from lading.materialize import syscalls
 from lading.materialize.erofsformat import BLOCK
@@ -79,7 +80,7 @@ def _source(image: Path, abilities: ImageAbilities) -> Iterator[bytes]:
 @contextmanager
 def _tidied(scratch: Path) -> Iterator[None]:
     """Hold a lock that says that somebody attaches images; whoever is alone removes what a kill left."""
-    descriptor = os.open(scratch / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    descriptor = private.opened(scratch / _LOCK, os.O_RDWR | os.O_CREAT)
     try:
         with suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

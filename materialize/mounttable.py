@@ -19,6 +19,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from lading import private
 from lading.errors import Busy
 from lading.materialize.mounts import is_mounted
 
@@ -33,7 +34,7 @@ def file_lock(path: Path, *, wait_s: float) -> Iterator[None]:
     Raises:
         Busy: somebody else held it for longer than the limit.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
     try:
         deadline = time.monotonic() + wait_s
         pause = _PAUSE_S[0]
@@ -86,7 +87,7 @@ class MountTable:
     def mount_point(self, layer_id: str) -> Path:
         """The folder a layer is mounted at, made when missing."""
         point = self._points / layer_id
-        point.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_folders(point)
         return point
 
     def _file(self, layer_id: str) -> Path:
@@ -149,7 +150,7 @@ class MountTable:
         return changed
 
     def _write(self, record: MountRecord) -> None:
-        self._records.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_folders(self._records)
         path = self._file(record.layer)
         values = {
             "layer": record.layer, "path": str(record.path), "count": record.count, "source": record.source,
@@ -157,7 +158,8 @@ class MountTable:
             "views": list(record.views),
         }  # fmt: skip
         temporary = path.with_suffix(f".{os.urandom(8).hex()}")
-        temporary.write_text(json.dumps(values))
+        with open(private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+            json.dump(values, file)
         os.rename(temporary, path)
 
     def remove(self, layer_id: str) -> None:

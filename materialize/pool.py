@@ -21,6 +21,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from lading import private
 from lading.materialize.attributes import Attributes
 from lading.materialize.beneath import DIRECTORY
 from lading.materialize.build import stored_bytes
@@ -119,7 +120,7 @@ class Pool:
             self._link_in(name, parent, target)
         except FileNotFoundError:
             with suppress(FileExistsError):
-                os.mkdir(target[:2], 0o700, dir_fd=self._fd)
+                private.make_folder(target[:2], dir_fd=self._fd)
             self._link_in(name, parent, target)
 
     def _link_in(self, name: bytes, parent: int, target: str) -> None:
@@ -182,8 +183,7 @@ class Pool:
     def _write_ledger(self) -> None:
         if not self._new:
             return
-        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(_LEDGER_PREFIX + self._boot, flags, 0o600, dir_fd=self._fd)
+        descriptor = private.opened(_LEDGER_PREFIX + self._boot, os.O_WRONLY | os.O_CREAT, dir_fd=self._fd)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             end = os.fstat(descriptor).st_size

@@ -15,6 +15,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from lading import private
 from lading.errors import LadingError, Unsupported
 from lading.materialize import mounts, shift, syscalls
 from lading.values import PRESENT, Entry, IDMap, Inode
@@ -58,7 +59,8 @@ def probe(cache: Path, run: Path) -> Abilities:
     if run.is_dir():
         with suppress(OSError):  # it is only remembered to save time
             temporary = note.with_suffix(f".{os.getpid()}")
-            temporary.write_text(json.dumps({**_who(), **asdict(found)}))
+            with open(private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
+                json.dump({**_who(), **asdict(found)}, file)
             os.rename(temporary, note)
     return found
 
@@ -120,7 +122,7 @@ def _try_overlay(scratch: Path, abilities: Abilities) -> None:
         raise PermissionError("mounting needs root")
     folders = [scratch / f"{name}{int(abilities.lowerdir_plus)}" for name in ("lower", "upper", "work", "merged")]
     for folder in folders:
-        folder.mkdir()
+        private.make_folder(folder)
     lower, upper, work, merged = folders
     layer = mounts.LowerDir(lower)
     mounts.mount_overlay([layer], upper, work, merged, source="lading:probe", read_only=False, abilities=abilities)
@@ -149,7 +151,7 @@ def _try_image(scratch: Path, abilities: Abilities, *, redirected: bool) -> None
     name = f"{'loop' if abilities.erofs_loop else 'file'}{int(redirected)}"
     upper, work, merged, data = (scratch / f"{name}-{part}" for part in ("upper", "work", "merged", "data"))
     for folder in (upper, work, merged, data):
-        folder.mkdir()
+        private.make_folder(folder)
     image = scratch / f"{name}.img"
     (data / "content").write_bytes(b"x")
     entry = Entry(b"file", PRESENT, Inode("f", 0o644, 0, 0, 0, size=1, digest=blake3(b"x").digest()))
@@ -181,7 +183,7 @@ def _try_shifted(scratch: Path, abilities: Abilities) -> None:
     """Mount a stack over a lowerdir with shifted owners, look at them, and write to a file of it."""
     folders = [scratch / f"shifted-{name}" for name in ("lower", "upper", "work", "merged")]
     for folder in folders:
-        folder.mkdir()
+        private.make_folder(folder)
     lower, upper, work, merged = folders
     (lower / "file").write_bytes(b"x")
     ranges = [IDMap(0, 10_000, 10)]

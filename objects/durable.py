@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from lading import private
 from lading.errors import FileTooLarge, Full, LadingError, ReadOnly
 
 #: What the operating system says when no room is left.
@@ -72,8 +73,7 @@ def make_dir(folder: Path) -> None:
     with translating(folder):
         for step in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                os.mkdir(step, 0o700)
-                os.chmod(step, 0o700)
+                private.make_folder(step)
             fsync_dir(step)
             fsync_dir(step.parent)
 
@@ -120,7 +120,7 @@ def write_durably(path: Path, data: bytes, *, replace: bool = True) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     with translating(path):
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        descriptor = private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         try:
             try:
                 write_all(descriptor, data)
@@ -155,9 +155,9 @@ class Staging:
         """Make the folder and take its lock."""
         self.path = parent / os.urandom(16).hex()
         with translating(parent), _held(parent, fcntl.LOCK_SH):
-            os.mkdir(self.path, 0o700)
+            private.make_folder(self.path)
             try:
-                self._lock = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+                self._lock = private.opened(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_EXCL)
             except OSError:
                 os.rmdir(self.path)
                 raise
@@ -171,8 +171,7 @@ class Staging:
         """
         path = self.path / f"{os.urandom(16).hex()}{suffix}"
         with translating(path):
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-            return path, os.open(path, flags, 0o600)
+            return path, private.opened(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
 
     def close(self) -> None:
         """Remove the folder and what is left in it."""

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from lading import private
 from lading.objects.durable import fsync_dir, translating
 
 _PREFIX: Final = "epoch."
@@ -65,7 +66,7 @@ class Epochs:
                 descriptor = os.open(self._path(number), flags)
             except FileNotFoundError:
                 try:
-                    descriptor = os.open(self._path(number), flags | (os.O_CREAT if self._create else 0), 0o600)
+                    descriptor = private.opened(self._path(number), flags | (os.O_CREAT if self._create else 0))
                 except OSError:
                     if self._create and os.access(self._folder, os.W_OK):
                         raise
@@ -95,7 +96,7 @@ class Epochs:
             number = self.current() + 1
             try:
                 with translating(self._path(number)):
-                    os.close(os.open(self._path(number), os.O_CREAT | os.O_EXCL | os.O_RDONLY | os.O_CLOEXEC, 0o600))
+                    os.close(private.opened(self._path(number), os.O_CREAT | os.O_EXCL | os.O_RDONLY))
             except FileExistsError:
                 continue
             fsync_dir(self._folder)

@@ -15,6 +15,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from lading import private
 from lading.catalog import layers as catalog_layers
 from lading.errors import Full, InUse, LadingError
 from lading.flows.context import Context
@@ -42,7 +43,7 @@ def locked(context: Context, layer_ids: Iterable[str]) -> Iterator[None]:
         Busy: another process held one for longer than the store's wait limit.
     """
     folder = context.mount_table.folder / "locks"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    private.make_folders(folder)
     buckets = sorted({blake3(layer_id.encode()).digest(1)[0] % LOCK_BUCKETS for layer_id in layer_ids})
     with ExitStack() as stack:
         for bucket in buckets:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from lading import private
 from lading.errors import InvalidInput, LadingError
 from lading.flows import mounting, stores, views
 from lading.flows.context import Context
@@ -220,7 +221,7 @@ def _make_parents(goal: _Place) -> None:
         missing.append(folder)
         folder = folder.parent
     for step in reversed(missing):
-        os.mkdir(step, 0o700)
+        private.make_folder(step)
         _give(step, goal.maps.to_host(0, 0))
 
 

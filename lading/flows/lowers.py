@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
-from lading import trees
+from lading import private, trees
 from lading.catalog import content as catalog_content
 from lading.catalog import flatten as catalog_flatten
 from lading.catalog.database import Connection
@@ -326,7 +326,7 @@ def empty_root(context: Context, layer: Layer, maps: Maps = NO_MAPS) -> Lower:
     name = f"root-{layer.root_mode:04o}-{uid}-{gid}"
     folder = context.layout.trees / name
     if not folder.is_dir():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private.make_folders(folder)
         os.chown(folder, uid, gid)
         os.chmod(folder, layer.root_mode)
     return Lower(folder, name)

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from lading import config
+from lading import config, private
 from lading.catalog.database import Catalog
 from lading.config import Settings
 from lading.errors import Corrupt, InvalidInput, LadingError, ReadOnly, Unsupported
@@ -178,6 +178,8 @@ def _make_store(layout: Layout) -> dict[str, Any]:
     }  # fmt: skip
     try:
         _make_folders(layout)
+        if os.stat(layout.root).st_uid == os.geteuid():
+            os.chmod(layout.root, 0o700)  # made by somebody else's hand, and wider
         reserve.put_back(layout)
         try:
             write_durably(layout.format_marker, json.dumps(marker).encode() + b"\n", replace=False)
@@ -238,8 +240,19 @@ def claim_run_root(context: Context) -> None:
                 f"store {context.root} keeps its mounts of this boot in {known['run']}; give that as run root, or shut it down"
             )
     make_private(context.run)
+    _refuse_run_root_of_others(context.run_root)
     if context.writable and known != {"boot": boot_id, "run": str(context.run_root)}:
         write_durably(note, json.dumps({"boot": boot_id, "run": str(context.run_root)}).encode())
+
+
+def _refuse_run_root_of_others(folder: Path) -> None:
+    """Refuse a run root that another user made: who owns a folder may exchange what is in it.
+
+    Raises:
+        InvalidInput: with its path.
+    """
+    if os.stat(folder).st_uid not in (0, os.geteuid()):
+        raise InvalidInput(f"{folder} belongs to somebody else")
 
 
 def make_private(folder: Path) -> None:
@@ -248,7 +261,7 @@ def make_private(folder: Path) -> None:
     Raises:
         InvalidInput: the folder exists and is not the user's own.
     """
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private.make_folders(folder)
     found = os.lstat(folder)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
         raise InvalidInput(f"{folder} belongs to somebody else")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from lading import private
 from lading.catalog.database import Catalog
 from lading.errors import FileTooLarge, Full, LadingError
 from lading.objects.durable import NO_ROOM, debris
@@ -132,8 +133,7 @@ def put_back(layout: Layout) -> None:
     if len(present) >= PARTS:
         return
     with contextlib.suppress(OSError):  # room was taken meanwhile, or the filesystem cannot: there is none, then
-        folder.mkdir(mode=0o700, exist_ok=True)
-        os.chmod(folder, 0o700)
+        private.make_folders(folder)
         for name in (f"{number:02d}" for number in range(PARTS)):
             if name not in present:
                 space = os.statvfs(folder)
@@ -143,9 +143,8 @@ def put_back(layout: Layout) -> None:
 
 
 def _make_part(path: Path) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = private.opened(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
     try:
-        os.fchmod(descriptor, 0o600)
         os.posix_fallocate(descriptor, 0, _PART_SIZE)
     except OSError:
         with contextlib.suppress(FileNotFoundError):

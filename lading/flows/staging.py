@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Protocol
 
-from lading import trees
+from lading import private, trees
 from lading.catalog import layers as catalog_layers
 from lading.catalog.database import WriteTransaction
 from lading.errors import InvalidInput, LayerUnknown, NotSupported, Unsupported
@@ -221,7 +221,7 @@ def _packed(directory: Path, folder: Path) -> DifferOutput:
         found = capture_tree(directory, {}, {}, live.store(directory), as_root=os.geteuid() == 0)
         entries = sorted((entry for entry in found if entry.path), key=lambda entry: component_key(entry.path))
     tar = folder / "diff.tar"
-    with tar.open("wb") as file:
+    with open(private.opened(tar, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
         for chunk in write_diff(entries, live):
             file.write(chunk)
     toc = json.dumps([_listed(entry) for entry in entries], separators=(",", ":")).encode()

@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from lading import private
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
 from lading.catalog.database import Connection, WriteTransaction
@@ -35,7 +36,8 @@ def claim(context: Context) -> None:
         return
     path = context.run / _FILE
     note = {"path": str(path), "token": os.urandom(16).hex()}
-    path.write_text(note["token"])
+    with open(private.opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
+        file.write(note["token"])
     with context.catalog.write_rows("transient store") as conn:
         conn.execute(
             "INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",

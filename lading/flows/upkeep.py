@@ -8,6 +8,7 @@ from pathlib import Path
 
 from blake3 import blake3
 
+from lading import private
 from lading.errors import InvalidInput, LayerUsedByContainer
 from lading.flows import areas, containers, images, layers, mounting
 from lading.flows.context import Context
@@ -54,7 +55,7 @@ def digest_lock(context: Context, digest: str) -> Iterator[None]:
     if not digest:
         raise InvalidInput("a digest lock needs a digest")
     folder = context.mount_table.folder / "digests"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    private.make_folders(folder)
     name = blake3(digest.encode()).hexdigest(16)
     with file_lock(folder / name, wait_s=context.settings.wait_s):
         yield
