@@ -75,7 +75,8 @@ class ReadOnlyCatalog(Catalog):
                 shutil.copy(source, copy.name)
             uri = f"file:{quote(str(Path(copy.name) / self.path.name))}"
         self.database: Any = peewee.SqliteDatabase(
-            uri, uri=True, pragmas={"query_only": 1, "trusted_schema": 0}, timeout=self._wait_s,
+            # Temporary tables are allowed: a plan of a collection needs them. The file is opened for reading alone.
+            uri, uri=True, pragmas={"trusted_schema": 0, "temp_store": "memory"}, timeout=self._wait_s,
             check_same_thread=False, factory=Tracked,
         )  # fmt: skip
 

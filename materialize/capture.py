@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from lading.errors import Corrupt
+from lading.materialize.attributes import Attributes
 from lading.materialize.beneath import DIRECTORY, walk
 from lading.materialize.copy import StatRecord, stat_record
 from lading.materialize.whiteout import TRUSTED, USER
@@ -123,6 +124,7 @@ class _Capture:
         self.base: Mapping[bytes, Entry] = {}
         self.index: Mapping[bytes, StatRecord] = {}
         self.as_root = True
+        self._shown = Attributes(as_root=False)
         self._first: dict[tuple[int, int], Entry] = {}
 
     def run(self, folder: Path, make: Callable[[_Capture, bytes, int, bytes, os.stat_result], Entry]) -> list[Entry]:
@@ -176,6 +178,8 @@ class _Capture:
         elif letter == "l":
             target = os.readlink(name, dir_fd=parent)
         mode = 0o777 if letter == "l" else stat.S_IMODE(status.st_mode)
+        if not self.as_root and old is not None and old.type == letter and self._shown.mode(old) == mode:
+            mode = old.mode  # bits that may not be given to what belongs to others
         rdev = status.st_rdev if letter in "cb" else 0
         return Inode(letter, mode, uid, gid, status.st_mtime_ns, size, digest, target, rdev, xattrs, sparse)
 

@@ -8,6 +8,7 @@ counted in this boot's mount table.
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -30,6 +31,9 @@ from lading.values import Container, Entry, Image, Layer
 
 #: Lowerdirs the kernel takes in one overlay, less room for the upper's own and an empty one.
 LOWERDIRS_MAX: Final = 480
+
+#: Descriptors that a mount takes beside one for each lowerdir: locks, the epoch, the catalog, objects that are read.
+_OTHER_DESCRIPTORS: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +202,12 @@ def views_of(context: Context, layer: Layer, *, flatten: bool = False) -> list[l
 
 
 def _flatten_limit(context: Context) -> int:
-    return min(context.settings.flatten_depth or LOWERDIRS_MAX, LOWERDIRS_MAX)
+    """Contents of a chain that are stacked one by one: each takes a descriptor until the stack is mounted."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = LOWERDIRS_MAX
+    if soft != resource.RLIM_INFINITY and soft < 2 * LOWERDIRS_MAX:
+        most = max(1, min(most, soft - len(os.listdir("/proc/self/fd")) - _OTHER_DESCRIPTORS))
+    return min(context.settings.flatten_depth or most, most)
 
 
 def layer_of_any(context: Context, ref: str) -> Layer:
