@@ -72,7 +72,7 @@ def test_every_long_command_works_with_few_descriptors(tmp_path: Path, strategy:
     run("checkout", "i", str(tmp_path / "out2"))
     run("changes", "large")
     run("diffsize", "large")
-    run("check", "--content")
+    run("check", "--quick", "--content")
     run("delete-layer", "applied")
     run("gc")
     run("delete-layer", "large")
@@ -83,5 +83,5 @@ def test_every_long_command_works_with_few_descriptors(tmp_path: Path, strategy:
         done = limited(roots, name, config=config)
         assert done.returncode == 0
     with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
-        assert store.check(content=True).findings == ()
+        assert store.check(content=True).ids("store") == []
         assert taken_out(store, "l99") == file(b"f99", b"99") + END
