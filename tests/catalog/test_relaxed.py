@@ -322,7 +322,7 @@ def test_after_a_log_could_not_be_synced_a_new_one_is_begun(catalog: Catalog, mo
     failing = Failing(catalog.connection())
     with monkeypatch.context() as patched:
         patched.setattr(catalog, "connection", lambda: failing)
-        with pytest.raises((LadingError, sqlite.OperationalError), match="I/O error"):
+        with pytest.raises((LadingError, OSError), match="Input/output error"):
             create(catalog, "b")
     failing.real.execute("PRAGMA busy_timeout = 0")
     reader = sqlite.connect(str(catalog.path), isolation_level=None)
