@@ -27,7 +27,7 @@ THREADS: Final = 2
 BATCHES: Final = 4
 BATCH_SIZE: Final = 4 << 20
 BATCH_FILES: Final = 256
-BATCH_DIRECTORIES: Final = 5
+BATCH_DIRECTORIES: Final = 4
 #: A larger file is written as its chunks come, by the thread that reads them.
 LARGE_FILE: Final = 1 << 20
 READ_SIZE: Final = 1 << 20
@@ -56,6 +56,7 @@ class _Batch:
         self.files: list[tuple[int, bytes, File, bytes]] = []  # directory, name, file, content
         self.folders: dict[bytes, int] = {}
         self.size = 0
+        self.given = False  #: a worker has it, and closes it
 
     def is_full(self) -> bool:
         return self.size >= BATCH_SIZE or len(self.files) >= BATCH_FILES
@@ -76,6 +77,7 @@ class Workers:
         """Hand out a batch, whose descriptors are closed after the work; waits while too many are out."""
         while len(self._running) >= BATCHES:
             self._running.popleft().result()
+        batch.given = True
         self._running.append(self._pool.submit(_run, work, batch))
 
     def drain(self) -> None:
@@ -268,7 +270,8 @@ class TreeBuilder:
                     self._progress(done, None)
             workers.submit(self._write_batch, batch)
         except BaseException:
-            batch.close()
+            if not batch.given:
+                batch.close()
             raise
 
     def _into(self, batch: _Batch, file: File, content: bytes, workers: Workers) -> _Batch:

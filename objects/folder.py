@@ -14,7 +14,7 @@ from lading.objects.durable import fsync_dir, publish
 from lading.objects.layout import PACK_SUFFIX
 
 #: Packs kept open for reading: enough for any sequential read, few enough for a limit of 64 descriptors.
-OPEN_MAX: Final = 16
+OPEN_MAX: Final = 10
 
 
 class FolderBackend:
