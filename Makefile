@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test powerloss check lint types imports format bench corpus build-binary provision-test vm-test install clean
+.PHONY: help venv demo test powerloss check interleave lint types imports format bench corpus build-binary provision-test vm-test install clean
 # A recipe that fails halfway must not leave a stamp behind that says it worked.
 .DELETE_ON_ERROR:
 
@@ -34,6 +34,9 @@ powerloss: $(VENV)/.ready  ## lose power thousands of times (root; half an hour)
 	LADING_POWERLOSS=deep $(PY) -m pytest -n auto --dist load tests/powerloss
 
 check: lint types imports test  ## lint, formatting, types, import contract, tests
+
+interleave: $(VENV)/.ready  ## collections beside ingests, interleaved at every commit (LADING_INTERLEAVINGS, 10000)
+	LADING_INTERLEAVINGS=$${LADING_INTERLEAVINGS:-10000} $(PY) -m pytest -n auto tests/interleave
 
 lint: $(VENV)/.ready  ## style and formatting
 	$(PY) -m ruff check .

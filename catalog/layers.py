@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from lading.catalog import bigdata, names
+from lading.catalog.content import LOOKUP_ROWS, batches
 from lading.catalog.database import Connection, WriteTransaction
 from lading.catalog.records import id_maps, id_maps_text
 from lading.errors import Corrupt
@@ -48,6 +50,15 @@ def get_layer(conn: Connection, layer_id: str) -> Layer | None:
     return _layer(
         row, names.names_of(conn, "layer", row[0]), tuple(item[0] for item in contents), tuple(item[0] for item in data)
     )
+
+
+def write_areas(conn: Connection, ids: Sequence[str]) -> dict[str, int]:
+    """Numbers of the current write areas of those of some layers that are there."""
+    found: dict[str, int] = {}
+    for batch in batches(ids, LOOKUP_ROWS):
+        marks = ",".join("?" * len(batch))
+        found.update(conn.execute(f"SELECT id, write_area FROM layer WHERE id IN ({marks})", batch).fetchall())
+    return found
 
 
 def list_layers(conn: Connection) -> list[Layer]:
@@ -115,9 +126,16 @@ def _set_contents(conn: Connection, seq: int, layer: Layer) -> None:
 
 
 def _content_id(conn: Connection, key: str) -> int:
-    row = conn.execute("SELECT id FROM content WHERE key = ? AND state = 'ready'", (key,)).fetchone()
+    """Number of a content. A condemned one is taken back: while it has its key, all its rows are there.
+
+    Raises:
+        Corrupt: it is not stored.
+    """
+    row = conn.execute("SELECT id, state FROM content WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise Corrupt(f"content {key} is not stored")
+    if row[1] != "ready":
+        conn.execute("UPDATE content SET state = 'ready' WHERE id = ?", (row[0],))
     return int(row[0])
 
 

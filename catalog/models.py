@@ -25,6 +25,24 @@ class Table(Model):
     """Base of all tables."""
 
 
+def _trigger(name: str, event: str, act: str) -> SQL:
+    """A statement that the database adds to every change of a kind; peewee makes it with the indexes."""
+    return SQL(f"CREATE TRIGGER {name} AFTER {event} BEGIN {act} END")
+
+
+def _account(sign: str, row: str) -> str:
+    """Enter an object into, or take it from, the account of its pack."""
+    return (
+        f"UPDATE pack SET live = live {sign} {row}.stored_size, objects = objects {sign} 1 "
+        f"WHERE id = {row}.pack_id AND settled;"
+    )
+
+
+def _suspect(content: str) -> str:
+    """Note a content."""
+    return f"INSERT INTO content_suspect (content_id) VALUES ({content}) ON CONFLICT DO NOTHING;"
+
+
 class Meta(Table):
     """Facts about the store itself: its id, its format, the head of the journal."""
 
@@ -41,7 +59,9 @@ class Pack(Table):
 
     ``epoch`` is the one its writer held. Until a collection has looked at the pack after that epoch ended
     (``settled``), some of its objects may have been written for nothing. ``payload`` is the stored size of
-    all objects it was written with; the rest of ``size`` is head, index and footer.
+    all objects it was written with; the rest of ``size`` is head, index and footer. ``live`` and ``objects``
+    are the stored bytes and the number of those that are left; they mean something once the pack is settled,
+    and are exact from then on.
     """
 
     name = TextField(unique=True)
@@ -49,10 +69,16 @@ class Pack(Table):
     payload = BigIntegerField()
     epoch = BigIntegerField(default=0)
     settled = IntegerField(default=0)
+    live = BigIntegerField(constraints=[SQL("DEFAULT 0")])
+    objects = IntegerField(constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "pack"
-        indexes = (SQL("CREATE INDEX pack_unsettled ON pack (epoch) WHERE NOT settled"),)
+        indexes = (
+            SQL("CREATE INDEX pack_unsettled ON pack (epoch) WHERE NOT settled"),
+            SQL("CREATE INDEX pack_worn ON pack (id) WHERE settled AND (live < payload OR objects = 0)"),
+            SQL("CREATE INDEX pack_small ON pack (name) WHERE settled AND size < 1048576"),
+        )
 
 
 class Object(Table):
@@ -81,6 +107,13 @@ class Object(Table):
         indexes = (
             SQL("CREATE INDEX object_condemned ON object (condemned) WHERE condemned IS NOT NULL"),
             SQL("CREATE INDEX object_damaged ON object (damaged_at) WHERE damaged_at IS NOT NULL"),
+            _trigger("object_added", "INSERT ON object", _account("+", "NEW")),
+            _trigger(
+                "object_moved",
+                "UPDATE OF pack_id, stored_size ON object",
+                f"{_account('-', 'OLD')} {_account('+', 'NEW')}",
+            ),
+            _trigger("object_gone", "DELETE ON object", _account("-", "OLD")),
         )
 
 
@@ -135,7 +168,11 @@ class Content(Table):
 
     class Meta:
         table_name = "content"
-        indexes = (SQL("CREATE INDEX content_hidden ON content (state, epoch) WHERE state <> 'ready'"),)
+        indexes = (
+            SQL("CREATE INDEX content_hidden ON content (state, epoch) WHERE state <> 'ready'"),
+            _trigger("content_added", "INSERT ON content WHEN NEW.state = 'ready'", _suspect("NEW.id")),
+            _trigger("content_ready", "UPDATE OF state ON content WHEN NEW.state = 'ready'", _suspect("NEW.id")),
+        )
 
 
 class ContentObject(Table):
@@ -200,6 +237,19 @@ class Layer(Table):
 
     class Meta:
         table_name = "layer"
+        indexes = (
+            _trigger(
+                "layer_replay_changed",
+                "UPDATE OF replay_content_id ON layer WHEN OLD.replay_content_id IS NOT NULL "
+                "AND OLD.replay_content_id IS NOT NEW.replay_content_id",
+                _suspect("OLD.replay_content_id"),
+            ),
+            _trigger(
+                "layer_replay_gone",
+                "DELETE ON layer WHEN OLD.replay_content_id IS NOT NULL",
+                _suspect("OLD.replay_content_id"),
+            ),
+        )
 
 
 class LayerContent(Table):
@@ -213,6 +263,7 @@ class LayerContent(Table):
         table_name = "layer_content"
         primary_key = CompositeKey("layer", "position")
         without_rowid = True
+        indexes = (_trigger("layer_content_gone", "DELETE ON layer_content", _suspect("OLD.content_id")),)
 
 
 class Image(Table):
@@ -346,6 +397,28 @@ class Transient(Table):
         without_rowid = True
 
 
+class ContentSuspect(Table):
+    """A content that a layer may have lost, or that has just become ready: the next collection looks who has it.
+
+    Only triggers write here, so that no change of a layer can forget to.
+    """
+
+    content_id = IntegerField(primary_key=True)
+
+    class Meta:
+        table_name = "content_suspect"
+
+
+class StaleView(Table):
+    """The key of a content that was condemned: the next collection drops its views from the cache."""
+
+    key = TextField(primary_key=True)
+
+    class Meta:
+        table_name = "stale_view"
+        without_rowid = True
+
+
 class Suspect(Table):
     """An object that lost a reference: the next collection looks whether it was the last."""
 
@@ -386,5 +459,6 @@ class CacheEntry(Table):
 
 TABLES: Final[tuple[type[Table], ...]] = (
     Meta, Pack, Object, Path, Inode, Content, ContentObject, Entry, Layer, LayerContent, Image, Container,
-    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Transient, Suspect, Event, CacheEntry,
+    LayerName, ImageName, ContainerName, LayerData, ImageData, ContainerData, Transient, Suspect, ContentSuspect,
+    StaleView, Event, CacheEntry,
 )  # fmt: skip

@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Final
 
+from lading.catalog.content import LOOKUP_ROWS, batches
 from lading.catalog.database import Connection, WriteTransaction
 from lading.errors import DuplicateID, DuplicateName
 from lading.values import RECORD_KINDS, RecordKind, printable, unique
@@ -53,6 +54,15 @@ def seq_of(conn: Connection, kind: RecordKind, record_id: str) -> int | None:
     """A record's row number."""
     row = conn.execute(f"SELECT seq FROM {kind} WHERE id = ?", (record_id,)).fetchone()
     return None if row is None else int(row[0])
+
+
+def known_ids(conn: Connection, kind: RecordKind, ids: Sequence[str]) -> set[str]:
+    """Those of some ids that records of a kind have."""
+    found: set[str] = set()
+    for batch in batches(ids, LOOKUP_ROWS):
+        marks = ",".join("?" * len(batch))
+        found.update(row[0] for row in conn.execute(f"SELECT id FROM {kind} WHERE id IN ({marks})", batch))
+    return found
 
 
 def check_new(conn: Connection, kind: RecordKind, record_id: str, names: Sequence[str]) -> None:

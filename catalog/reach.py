@@ -8,62 +8,86 @@ step commits by itself; a kill between two leaves work for the next collection.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from lading.catalog.content import LOOKUP_ROWS, batches, payload_of
+from lading.catalog.content import LOOKUP_ROWS, batches
 from lading.catalog.database import Catalog, Connection
-from lading.values import Location, PackContents
 
-#: Entry rows deleted in one transaction.
+#: Rows looked at, or deleted, in one transaction.
 BATCH_ROWS: Final = 5000
+
+#: Tells the current epoch. Asked within the transaction, where no collection can open the next one.
+Epoch = Callable[[], int]
+
+#: An object that is no record's data and not the journal's snapshot.
+_NO_DATA: Final = (
+    "NOT EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) "
+    "AND NOT EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
+    "AND NOT EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
+    "AND NOT EXISTS (SELECT 1 FROM meta m WHERE m.key = 'snapshot' AND m.value = lower(hex(o.digest)))"
+)
 
 #: An object that something refers to.
 _REFERENCED: Final = (
     "(EXISTS (SELECT 1 FROM inode i WHERE i.object_id = o.id) OR EXISTS (SELECT 1 FROM content c WHERE c.recipe_id = o.id) "
-    "OR EXISTS (SELECT 1 FROM content_object x WHERE x.object_id = o.id) OR EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) OR EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
-    "OR EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
-    "OR EXISTS (SELECT 1 FROM meta m WHERE m.key = 'snapshot' AND m.value = lower(hex(o.digest))))"
+    f"OR EXISTS (SELECT 1 FROM content_object x WHERE x.object_id = o.id) OR NOT ({_NO_DATA}))"
 )
 
-#: A ready content that no layer has, and a hidden one whose writer is gone (?1: the last ended epoch).
-_UNUSED_CONTENTS: Final = (
-    "SELECT c.id FROM content c WHERE c.state = 'ready' "
-    "AND NOT EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = c.id) "
-    "AND NOT EXISTS (SELECT 1 FROM layer l WHERE l.replay_content_id = c.id) "
-    "UNION ALL SELECT c.id FROM content c WHERE c.state = 'building' AND c.epoch <= ?1"
+#: What the index of hidden contents says of them: SQLite uses it only where a query says so, too.
+_HIDDEN: Final = "state <> 'ready'"
+
+#: A content that no layer has.
+_UNUSED: Final = (
+    "NOT EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = c.id) "
+    "AND NOT EXISTS (SELECT 1 FROM layer l WHERE l.replay_content_id = c.id)"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PackUse:
-    """How much of a recorded pack is needed. Sizes are stored bytes."""
-
-    id: int
-    name: str
-    size: int  #: of the file
-    payload: int  #: of all objects it was written with
-    live: int  #: of those that stay
-    objects: int  #: how many stay
-
-
-def condemn_contents(catalog: Catalog, epoch: int, ended: int) -> int:
-    """Condemn contents that no layer has.
+def condemn_contents(catalog: Catalog, epoch: Epoch, ended: int) -> int:
+    """Condemn the suspects that no layer has, and hidden contents whose writer is gone.
 
     Args:
         catalog: the catalog.
-        epoch: the current epoch, which is noted with them.
+        epoch: the current epoch, which is noted with them: whoever looked one up before the commit holds
+            this epoch or an older one.
         ended: hidden contents of this epoch or an older one belong to nobody.
 
     Returns:
         How many.
     """
-    with catalog.write_rows("gc: condemn contents") as conn:
-        cursor = conn.execute(
-            f"UPDATE content SET state = 'condemned', epoch = ?2 WHERE id IN ({_UNUSED_CONTENTS})", (ended, epoch)
-        )
-        return int(cursor.rowcount)
+    total = 0
+    while True:
+        with catalog.write_rows("gc: condemn contents", durable=False) as conn:
+            last = _last_of_batch(conn, "content_suspect", "content_id")
+            if last is None:
+                break
+            keys = conn.execute(
+                "UPDATE content AS c SET state = 'condemned', epoch = ? WHERE c.state = 'ready' "
+                f"AND c.id IN (SELECT content_id FROM content_suspect WHERE content_id <= ?) AND {_UNUSED} RETURNING key",
+                (epoch(), last),
+            ).fetchall()
+            conn.executemany("INSERT INTO stale_view (key) VALUES (?) ON CONFLICT DO NOTHING", keys)
+            conn.execute("DELETE FROM content_suspect WHERE content_id <= ?", (last,))
+            total += len(keys)
+    while True:
+        with catalog.write_rows("gc: condemn contents", durable=False) as conn:
+            cursor = conn.execute(
+                "UPDATE content SET state = 'condemned', epoch = ? WHERE id IN "
+                f"(SELECT id FROM content WHERE state = 'building' AND {_HIDDEN} AND epoch <= ? LIMIT ?)",
+                (epoch(), ended, BATCH_ROWS),
+            )
+            if cursor.rowcount <= 0:
+                return total
+            total += int(cursor.rowcount)
+
+
+def _last_of_batch(conn: Connection, table: str, column: str) -> int | None:
+    """The highest number of the lowest batch in a table of notes; None when it is empty."""
+    query = f"SELECT max({column}) FROM (SELECT {column} FROM {table} ORDER BY {column} LIMIT {BATCH_ROWS})"
+    found = conn.execute(query).fetchone()[0]
+    return None if found is None else int(found)
 
 
 def delete_contents(catalog: Catalog, ended: int) -> int:
@@ -72,21 +96,29 @@ def delete_contents(catalog: Catalog, ended: int) -> int:
     Returns:
         How many contents went.
     """
-    with catalog.read() as conn:
-        query = "SELECT id FROM content WHERE state = 'condemned' AND epoch <= ?"
-        doomed = [row[0] for row in conn.execute(query, (ended,))]
-    for content_id in doomed:
-        while _delete_entries(catalog, content_id):
-            pass
-        with catalog.write_rows("gc: delete content") as conn:
-            conn.execute(
+    total = 0
+    while True:
+        with catalog.write_rows("gc: delete contents", durable=False) as conn:
+            # Without its key nobody can find it any more, and so take it back, while its rows go by batches.
+            doomed = conn.execute(
+                "UPDATE content SET key = NULL, diff_id = NULL WHERE id IN "
+                f"(SELECT id FROM content WHERE state = 'condemned' AND {_HIDDEN} AND epoch <= ? LIMIT ?) RETURNING id",
+                (ended, LOOKUP_ROWS),
+            ).fetchall()
+        if not doomed:
+            return total
+        for (content_id,) in doomed:
+            while _delete_entries(catalog, content_id):
+                pass
+        with catalog.write_rows("gc: delete contents", durable=False) as conn:
+            conn.executemany(
                 "INSERT INTO suspect (object_id) SELECT recipe_id FROM content WHERE id = ?1 AND recipe_id IS NOT NULL "
                 "UNION SELECT object_id FROM content_object WHERE content_id = ?1 ON CONFLICT (object_id) DO NOTHING",
-                (content_id,),
+                doomed,
             )
-            conn.execute("DELETE FROM content_object WHERE content_id = ?", (content_id,))
-            conn.execute("DELETE FROM content WHERE id = ?", (content_id,))
-    return len(doomed)
+            conn.executemany("DELETE FROM content_object WHERE content_id = ?", doomed)
+            conn.executemany("DELETE FROM content WHERE id = ?", doomed)
+        total += len(doomed)
 
 
 def _delete_entries(catalog: Catalog, content_id: int) -> bool:
@@ -95,7 +127,7 @@ def _delete_entries(catalog: Catalog, content_id: int) -> bool:
     Returns:
         Whether there may be more.
     """
-    with catalog.write_rows("gc: delete entries") as conn:
+    with catalog.write_rows("gc: delete entries", durable=False) as conn:
         rows = conn.execute(
             "SELECT path_id, inode_id FROM entry WHERE content_id = ? LIMIT ?", (content_id, BATCH_ROWS)
         ).fetchall()
@@ -133,160 +165,177 @@ def _delete_paths(conn: Connection, path_ids: Iterable[int]) -> None:
         pending = parents
 
 
-def condemn_objects(catalog: Catalog, epoch: int, ended: int) -> int:
-    """Condemn the suspects that nothing refers to, and those of packs whose writer is gone.
+def condemn_objects(catalog: Catalog, epoch: Epoch, ended: int) -> int:
+    """Condemn the suspects that nothing refers to, and those of packs whose writer is gone; settle these packs.
 
-    Returns:
-        How many.
-    """
-    with catalog.write_rows("gc: condemn objects") as conn:
-        cursor = conn.execute(
-            f"UPDATE object AS o SET condemned = ?1 WHERE o.condemned IS NULL AND o.id IN ({_SUSPECTS}) AND NOT {_REFERENCED}",
-            (epoch, ended),
-        )
-        conn.execute("DELETE FROM suspect")
-        conn.execute("UPDATE pack SET settled = 1 WHERE NOT settled AND epoch <= ?", (ended,))
-        return int(cursor.rowcount)
-
-
-_SUSPECTS: Final = (
-    "SELECT object_id FROM suspect UNION SELECT x.id FROM object x JOIN pack p ON p.id = x.pack_id "
-    "WHERE NOT p.settled AND p.epoch <= ?2"
-)
-
-
-def delete_objects(catalog: Catalog, ended: int) -> int:
-    """Delete the rows of objects condemned in ended epochs that still nothing refers to.
+    Args:
+        catalog: the catalog.
+        epoch: see :func:`condemn_contents`.
+        ended: packs of this epoch or an older one have no writer any more.
 
     Returns:
         How many.
     """
     total = 0
     while True:
-        with catalog.write_rows("gc: delete objects") as conn:
-            cursor = conn.execute(
-                "DELETE FROM object AS o WHERE o.id IN (SELECT id FROM object WHERE condemned <= ? LIMIT ?) "
-                f"AND NOT {_REFERENCED}",
-                (ended, BATCH_ROWS),
-            )
-            if cursor.rowcount <= 0:
-                return total
-            total += int(cursor.rowcount)
+        with catalog.write_rows("gc: condemn objects", durable=False) as conn:
+            last = _last_of_batch(conn, "suspect", "object_id")
+            if last is None:
+                break
+            total += _condemn(conn, epoch(), "SELECT object_id FROM suspect WHERE object_id <= ?", (last,))
+            conn.execute("DELETE FROM suspect WHERE object_id <= ?", (last,))
+    with catalog.read() as conn:
+        query = "SELECT id FROM pack INDEXED BY pack_unsettled WHERE NOT settled AND epoch <= ?"
+        unsettled = [row[0] for row in conn.execute(query, (ended,))]
+    return total + _settle(catalog, epoch, unsettled, ended)
 
 
-def pack_uses(conn: Connection, ended: int, dead: Iterable[int] = ()) -> list[PackUse]:
-    """How much of each pack is still needed, of those whose writer is gone.
+def _condemn(conn: Connection, epoch: int, among: str, parameters: tuple[int, ...]) -> int:
+    """Condemn those of some objects that nothing refers to."""
+    cursor = conn.execute(
+        f"UPDATE object AS o SET condemned = ? WHERE o.condemned IS NULL AND o.id IN ({among}) AND NOT {_REFERENCED}",
+        (epoch, *parameters),
+    )
+    return int(cursor.rowcount)
 
-    A pack is recorded before its objects are: one that looks empty may only be new.
 
-    Args:
-        conn: a snapshot.
-        ended: the last ended epoch.
-        dead: row numbers of objects to be taken for deleted.
+def _settle(catalog: Catalog, epoch: Epoch, pack_ids: Iterable[int], ended: int) -> int:
+    """Condemn what was written for nothing into packs whose writer is gone, and open their accounts.
+
+    Returns:
+        How many objects were condemned.
     """
-    conn.execute("CREATE TEMP TABLE IF NOT EXISTS taken (id INTEGER PRIMARY KEY)")
-    conn.execute("DELETE FROM temp.taken")
-    conn.executemany("INSERT INTO taken VALUES (?)", [(object_id,) for object_id in dead])
-    lost = dict(
-        conn.execute("SELECT o.pack_id, sum(o.stored_size) FROM taken t JOIN object o ON o.id = t.id GROUP BY 1")
-    )
-    fewer = dict(conn.execute("SELECT o.pack_id, count(*) FROM taken t JOIN object o ON o.id = t.id GROUP BY 1"))
-    query = (
-        "SELECT p.id, p.name, p.size, p.payload, coalesce(sum(o.stored_size), 0), count(o.id) "
-        "FROM pack p LEFT JOIN object o ON o.pack_id = p.id WHERE p.settled OR p.epoch <= ? GROUP BY p.id ORDER BY p.name"
-    )
-    return [
-        PackUse(pack_id, name, size, payload, live - lost.get(pack_id, 0), objects - fewer.get(pack_id, 0))
-        for pack_id, name, size, payload, live, objects in conn.execute(query, (ended,))
-    ]
+    total = 0
+    pending = [(pack_id, 0) for pack_id in pack_ids]
+    while pending:
+        with catalog.write_rows("gc: settle packs", durable=False) as conn:
+            room = BATCH_ROWS
+            while pending and room > 0:
+                pack_id, after = pending.pop()
+                # Row numbers are given out again: this one may be a new pack's by now.
+                query = "SELECT 1 FROM pack WHERE id = ? AND NOT settled AND epoch <= ?"
+                if conn.execute(query, (pack_id, ended)).fetchone() is None:
+                    continue
+                query = "SELECT id FROM object WHERE pack_id = ? AND id > ? ORDER BY id LIMIT ?"
+                ids = [row[0] for row in conn.execute(query, (pack_id, after, room))]
+                if ids:
+                    among = "SELECT id FROM object WHERE pack_id = ? AND id > ? AND id <= ?"
+                    total += _condemn(conn, epoch(), among, (pack_id, after, ids[-1]))
+                if len(ids) == room:
+                    pending.append((pack_id, ids[-1]))
+                else:
+                    conn.execute(
+                        "UPDATE pack SET settled = 1, (live, objects) = (SELECT coalesce(sum(o.stored_size), 0), count(*) "
+                        "FROM object o WHERE o.pack_id = pack.id) WHERE id = ?",
+                        (pack_id,),
+                    )
+                room -= len(ids) + 1
+    return total
 
 
-def live_objects(conn: Connection, pack_id: int, name: str, dead: Collection[int] = ()) -> list[Location]:
-    """The objects of a pack that are still needed, by offset."""
-    query = "SELECT id, digest, kind, offset, stored_size, size, codec, frames FROM object WHERE pack_id = ? ORDER BY offset"
-    return [
-        Location(bytes(digest), kind, name, offset, stored_size, size, codec, bytes(frames) if frames else b"")
-        for object_id, digest, kind, offset, stored_size, size, codec, frames in conn.execute(query, (pack_id,))
-        if object_id not in dead
-    ]
+def delete_objects(catalog: Catalog, ended: int) -> int:
+    """Delete the rows of objects condemned in ended epochs; what something refers to again is taken back.
+
+    Returns:
+        How many went.
+    """
+    total = 0
+    while True:
+        with catalog.write_rows("gc: delete objects", durable=False) as conn:
+            query = "SELECT id FROM object WHERE condemned <= ? ORDER BY condemned, id LIMIT ?"
+            batch = conn.execute(query, (ended, BATCH_ROWS)).fetchall()
+            if not batch:
+                return total
+            cursor = conn.executemany(f"DELETE FROM object AS o WHERE o.id = ? AND NOT {_REFERENCED}", batch)
+            total += int(cursor.rowcount)
+            conn.executemany("UPDATE object SET condemned = NULL WHERE id = ?", batch)
 
 
-def doomed_objects(conn: Connection, ended: int) -> tuple[set[int], int]:
-    """Compute, changing nothing, which objects a collection would delete.
+@dataclass(frozen=True, slots=True)
+class Doomed:
+    """What a collection would delete."""
+
+    objects: set[int]  #: row numbers
+    contents: int  #: how many
+    keys: list[str]  #: of contents, and of those whose views were not dropped yet
+
+
+def doomed(conn: Connection, ended: int) -> Doomed:
+    """Compute, changing nothing, what a collection would delete.
+
+    What is doomed leads to what it has (``CROSS JOIN``): left to itself, SQLite would go through all there is for the
+    sake of order.
 
     Args:
         conn: a snapshot in which temporary tables may be made.
         ended: the last ended epoch.
-
-    Returns:
-        Row numbers of the objects, and the number of contents that would go.
     """
-    for name, column in (("doomed_content", "id"), ("doomed_inode", "id"), ("doomed_object", "id")):
-        conn.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} ({column} INTEGER PRIMARY KEY)")
+    for name in ("doomed_content", "doomed_inode", "doomed_object"):
+        conn.execute(f"CREATE TEMP TABLE IF NOT EXISTS {name} (id INTEGER PRIMARY KEY)")
         conn.execute(f"DELETE FROM temp.{name}")
-    conn.execute(f"INSERT INTO doomed_content {_UNUSED_CONTENTS}", (ended,))
-    conn.execute("INSERT OR IGNORE INTO doomed_content SELECT id FROM content WHERE state = 'condemned'")
     conn.execute(
-        "INSERT INTO doomed_inode SELECT DISTINCT e.inode_id FROM doomed_content d JOIN entry e ON e.content_id = d.id "
+        "INSERT INTO doomed_content SELECT c.id FROM content_suspect s CROSS JOIN content c ON c.id = s.content_id "
+        f"WHERE c.state = 'ready' AND {_UNUSED} "
+        f"UNION SELECT id FROM content WHERE state = 'building' AND {_HIDDEN} AND epoch <= ? "
+        f"UNION SELECT id FROM content WHERE state = 'condemned' AND {_HIDDEN}",
+        (ended,),
+    )
+    conn.execute(
+        "INSERT INTO doomed_inode SELECT DISTINCT e.inode_id FROM doomed_content d CROSS JOIN entry e ON e.content_id = d.id "
         "WHERE e.inode_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM entry o WHERE o.inode_id = e.inode_id "
         "AND o.content_id NOT IN (SELECT id FROM doomed_content))"
     )
-    suspects = _SUSPECTS.replace("?2", "?1")
     kept = (
         "NOT EXISTS (SELECT 1 FROM inode i WHERE i.object_id = o.id AND i.id NOT IN (SELECT id FROM doomed_inode)) "
         "AND NOT EXISTS (SELECT 1 FROM content c WHERE c.recipe_id = o.id AND c.id NOT IN (SELECT id FROM doomed_content)) "
         "AND NOT EXISTS (SELECT 1 FROM content_object x WHERE x.object_id = o.id AND x.content_id NOT IN (SELECT id FROM doomed_content)) "
-        "AND NOT EXISTS (SELECT 1 FROM layer_data d WHERE d.object_id = o.id) "
-        "AND NOT EXISTS (SELECT 1 FROM image_data d WHERE d.object_id = o.id) "
-        "AND NOT EXISTS (SELECT 1 FROM container_data d WHERE d.object_id = o.id) "
-        "AND NOT EXISTS (SELECT 1 FROM meta m WHERE m.key = 'snapshot' AND m.value = lower(hex(o.digest)))"
+        f"AND {_NO_DATA}"
     )
     conn.execute(
-        f"INSERT INTO doomed_object SELECT o.id FROM object o WHERE o.id IN ({suspects} "
-        "UNION SELECT i.object_id FROM doomed_inode d JOIN inode i ON i.id = d.id "
-        "UNION SELECT c.recipe_id FROM doomed_content d JOIN content c ON c.id = d.id "
-        "UNION SELECT x.object_id FROM doomed_content d JOIN content_object x ON x.content_id = d.id "
-        f"UNION SELECT id FROM object WHERE condemned IS NOT NULL) AND {kept}",
+        "INSERT INTO doomed_object SELECT o.id FROM object o WHERE o.id IN (SELECT object_id FROM suspect "
+        "UNION SELECT x.id FROM pack p INDEXED BY pack_unsettled CROSS JOIN object x ON x.pack_id = p.id WHERE NOT p.settled AND p.epoch <= ? "
+        "UNION SELECT i.object_id FROM doomed_inode d CROSS JOIN inode i ON i.id = d.id "
+        "UNION SELECT c.recipe_id FROM doomed_content d CROSS JOIN content c ON c.id = d.id "
+        "UNION SELECT x.object_id FROM doomed_content d CROSS JOIN content_object x ON x.content_id = d.id "
+        f"UNION SELECT id FROM object INDEXED BY object_condemned WHERE condemned IS NOT NULL) AND {kept}",
         (ended,),
     )
-    contents = conn.execute("SELECT count(*) FROM doomed_content").fetchone()[0]
-    return {row[0] for row in conn.execute("SELECT id FROM doomed_object")}, int(contents)
+    objects = {row[0] for row in conn.execute("SELECT id FROM doomed_object")}
+    contents = int(conn.execute("SELECT count(*) FROM doomed_content").fetchone()[0])
+    query = "SELECT c.key FROM doomed_content d CROSS JOIN content c ON c.id = d.id WHERE c.key IS NOT NULL"
+    keys = [row[0] for row in conn.execute(query)]
+    return Doomed(objects, contents, [*keys, *gone_keys(conn)])
 
 
-def relocate(catalog: Catalog, packs: Sequence[PackContents], replaced: Sequence[str], epoch: int) -> None:
-    """Point objects to the packs that a rewrite made, and forget the packs it replaces, in one commit."""
-    with catalog.write_rows("gc: repack") as conn:
-        marks = ",".join("?" * len(replaced))
-        old = [row[0] for row in conn.execute(f"SELECT id FROM pack WHERE name IN ({marks})", list(replaced))]
-        for pack in packs:
-            cursor = conn.execute(
-                "INSERT INTO pack (name, size, payload, epoch, settled) VALUES (?, ?, ?, ?, 1)",
-                (pack.name, pack.size, payload_of(pack), epoch),
-            )
-            old_marks = ",".join("?" * len(old))
-            conn.executemany(
-                f"UPDATE object SET pack_id = ?, offset = ? WHERE digest = ? AND pack_id IN ({old_marks})",
-                [(cursor.lastrowid, item.offset, item.digest, *old) for item in pack.objects],
-            )
-        conn.executemany("DELETE FROM pack WHERE id = ?", [(pack_id,) for pack_id in old])
+def gone_keys(conn: Connection) -> list[str]:
+    """Keys of contents that were condemned, and are not ready again, whose views were not dropped yet."""
+    query = (
+        "SELECT v.key FROM stale_view v WHERE NOT EXISTS "
+        "(SELECT 1 FROM content c WHERE c.key = v.key AND c.state = 'ready')"
+    )
+    return [row[0] for row in conn.execute(query)]
 
 
-def forget_packs(catalog: Catalog, names: Sequence[str]) -> list[str]:
-    """Delete the rows of packs that no object is in any more.
+def views_dropped(catalog: Catalog, keys: Iterable[str], *, all_known: bool) -> None:
+    """Forget the notes of keys that have no view any more, and of those that are ready again.
 
-    Returns:
-        Those that went; their files may be deleted.
+    Args:
+        catalog: the catalog.
+        keys: of contents without views.
+        all_known: every view in the cache is that of a ready content, or noted.
     """
-    gone = []
-    with catalog.write_rows("gc: forget packs") as conn:
-        for name in names:
-            cursor = conn.execute(
-                "DELETE FROM pack WHERE name = ? AND NOT EXISTS (SELECT 1 FROM object o WHERE o.pack_id = pack.id)",
-                (name,),
-            )
-            if cursor.rowcount:
-                gone.append(name)
-    return gone
+    with catalog.write_rows("gc: views", durable=False) as conn:
+        conn.executemany("DELETE FROM stale_view WHERE key = ?", [(key,) for key in keys])
+        conn.execute(
+            "DELETE FROM stale_view WHERE EXISTS (SELECT 1 FROM content c WHERE c.key = stale_view.key AND c.state = 'ready')"
+        )
+        if all_known:
+            conn.execute("DELETE FROM meta WHERE key = 'views'")
+
+
+def views_unread(conn: Connection) -> bool:
+    """Tell whether there may be views in the cache of contents that went without a note."""
+    return conn.execute("SELECT 1 FROM meta WHERE key = 'views'").fetchone() is not None
 
 
 def recorded_packs(conn: Connection) -> dict[str, int]:
@@ -295,20 +344,37 @@ def recorded_packs(conn: Connection) -> dict[str, int]:
 
 
 def unreferenced_rows(conn: Connection) -> list[str]:
-    """Compare everything with everything: what constraints cannot say.
+    """Compare everything with everything: what constraints cannot say, and what collections rely on notes for.
 
     Returns:
         A sentence for each kind of row that should not be there, or is missing.
     """
-    checks = (
-        ("inode", "inodes that no entry has", "SELECT count(*) FROM inode i WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.inode_id = i.id)"),
-        (
-            "content", "contents whose number of entries is wrong",
-            "SELECT count(*) FROM content c WHERE c.state = 'ready' AND c.entries <> (SELECT count(*) FROM entry e WHERE e.content_id = c.id)",
-        ),
-        ("inode", "files whose object is missing", "SELECT count(*) FROM inode WHERE type = 'f' AND size > 0 AND sparse IS NULL AND object_id IS NULL"),
-        ("content", "contents without recipe", "SELECT count(*) FROM content WHERE state = 'ready' AND recipe_id IS NULL"),
-        ("path", "paths without parent", "SELECT count(*) FROM path WHERE parent_id IS NULL AND path <> ''"),
-    )  # fmt: skip
-    found = ((words, conn.execute(query).fetchone()[0]) for _, words, query in checks)
+    found = ((words, conn.execute(query).fetchone()[0]) for words, query in _CHECKS)
     return [f"{count} {words}" for words, count in found if count]
+
+
+_CHECKS: Final = (
+    ("inodes that no entry has", "SELECT count(*) FROM inode i WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.inode_id = i.id)"),
+    (
+        "contents whose number of entries is wrong",
+        "SELECT count(*) FROM content c WHERE c.state = 'ready' AND c.entries <> (SELECT count(*) FROM entry e WHERE e.content_id = c.id)",
+    ),
+    ("files whose object is missing", "SELECT count(*) FROM inode WHERE type = 'f' AND size > 0 AND sparse IS NULL AND object_id IS NULL"),
+    ("contents without recipe", "SELECT count(*) FROM content WHERE state = 'ready' AND recipe_id IS NULL"),
+    ("paths without parent", "SELECT count(*) FROM path WHERE parent_id IS NULL AND path <> ''"),
+    (
+        "contents that no layer has and no collection would look at",
+        f"SELECT count(*) FROM content c WHERE c.state = 'ready' AND {_UNUSED} "
+        "AND NOT EXISTS (SELECT 1 FROM content_suspect s WHERE s.content_id = c.id)",
+    ),
+    (
+        "objects that nothing refers to and no collection would look at",
+        f"SELECT count(*) FROM object o JOIN pack p ON p.id = o.pack_id WHERE p.settled AND o.condemned IS NULL AND NOT {_REFERENCED} "
+        "AND NOT EXISTS (SELECT 1 FROM suspect s WHERE s.object_id = o.id)",
+    ),
+    (
+        "packs whose account is wrong",
+        "SELECT count(*) FROM pack p LEFT JOIN (SELECT pack_id, sum(stored_size) AS live, count(*) AS objects FROM object GROUP BY pack_id) o "
+        "ON o.pack_id = p.id WHERE p.settled AND (p.live <> coalesce(o.live, 0) OR p.objects <> coalesce(o.objects, 0))",
+    ),
+)  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,9 @@ TREE: Final = "tree"
 IMAGE: Final = "image"
 POOL: Final = "pool"
 OTHER: Final = "other"
+
+#: A budget that nothing exceeds: only debris goes.
+UNLIMITED: Final = 1 << 62
 
 #: Bytes of the name of a pool file.
 _KEY_SIZE: Final = 20
@@ -108,6 +111,25 @@ def present(cache_root: Path) -> list[str]:
     return sorted(name for name in found if name and not name.startswith("."))
 
 
+def has_debris(cache_root: Path) -> bool:
+    """Tell by names alone whether a build may have been killed, or is going on."""
+    for folder in ("trees", "erofs"):
+        with suppress(FileNotFoundError):
+            names = set(os.listdir(cache_root / folder))
+            if any(_is_debris(folder, name, names) for name in names):
+                return True
+    return False
+
+
+def _is_debris(folder: str, name: str, names: Collection[str]) -> bool:
+    if name.startswith(BUILDING_PREFIX):
+        return True
+    if folder == "trees":
+        return name.endswith(MARKER_SUFFIX) and name.removesuffix(MARKER_SUFFIX) not in names
+    of = _image_name(name)
+    return bool(of) and not all(file in names for file in (of + IMAGE_SUFFIX, of + MARKER_SUFFIX))
+
+
 def last_used(cache_root: Path, name: str) -> int:
     """When a view was last asked for, in nanoseconds since 1970; 0 when nobody knows."""
     for folder in ("erofs", "trees"):
@@ -133,7 +155,7 @@ def _files(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
 def evict(
     cache_root: Path,
     *,
-    keep: Collection[str] = (),
+    keep: Collection[str] | Callable[[], Collection[str]] = (),
     budget: int = 0,
     dry_run: bool = False,
     wait_s: float = LOCK_WAIT_S,
@@ -145,7 +167,8 @@ def evict(
 
     Args:
         cache_root: the store's cache folder.
-        keep: names of trees and images that are mounted, or about to be.
+        keep: names of trees and images that are mounted, or about to be; or what tells them once nobody can
+            build or mount any more.
         budget: bytes that may stay.
         dry_run: only say what would go; takes no lock and changes nothing.
         wait_s: how long to wait for builders.
@@ -159,9 +182,9 @@ def evict(
     if not cache_root.is_dir():
         return Eviction((), (), (), (), 0)
     if dry_run:
-        return _Plan(cache_root, keep, budget).eviction()
+        return _Plan(cache_root, keep() if callable(keep) else keep, budget).eviction()
     with told(cache_root), cache_lock(cache_root, exclusive=True, wait_s=wait_s):
-        plan = _Plan(cache_root, keep, budget)
+        plan = _Plan(cache_root, keep() if callable(keep) else keep, budget)
         _execute(cache_root, plan.eviction())
         return plan.eviction()
 
@@ -171,7 +194,9 @@ class _Plan:
 
     def __init__(self, cache_root: Path, keep: Collection[str], budget: int) -> None:
         self._root = cache_root
-        self._total = sum(size for _, _, size in measure(cache_root))
+        # Without a budget everything may go, with all of it nothing: neither has to be measured.
+        fixed = {0: UNLIMITED, UNLIMITED: 0}.get(budget)
+        self._total = sum(size for _, _, size in measure(cache_root)) if fixed is None else fixed
         self._left: dict[int, int] = {}  # names that an inode keeps, where not its link count
         self._pool: dict[int, tuple[str, int]] = {}  # name and size of pool files, by inode
         self._numbers: dict[str, int] = {}  # inode of pool files, by name

@@ -49,6 +49,15 @@ def tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: for tests of which step follows which, and not of what is synced."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="lading-test-", dir=parent)).resolve()
+    yield path
+    remove_tree(path)
+
+
+@pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
     """An empty store with the default driver; whatever it has mounted is unmounted at the end."""
     with Store.open(tmp_path / "root", run=tmp_path / "run") as opened:

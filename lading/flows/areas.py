@@ -17,13 +17,13 @@ from blake3 import blake3
 
 from lading import private
 from lading.catalog import layers as catalog_layers
-from lading.errors import Full, InUse, LadingError
+from lading.errors import Busy, Full, InUse, LadingError
 from lading.flows.context import Context
 from lading.idmaps import NO_MAPS, Maps
 from lading.materialize.beneath import remove_tree
 from lading.materialize.mounttable import MountRecord, file_lock
 from lading.objects.durable import make_dir, translating, write_durably
-from lading.values import IDMap, Layer
+from lading.values import IDMap, Layer, check_record_id, printable
 
 #: File beside an area's contents: the ID maps it is written under.
 _MAPS: Final = "maps.json"
@@ -141,7 +141,7 @@ def remove_unused(context: Context, layer_id: str, keep: int | None) -> int:
         if (keep is not None and number == str(keep)) or str(area) in used:
             continue
         freed += discard(context, area)
-    if keep is None and not os.listdir(folder):
+    if not os.listdir(folder):
         folder.rmdir()
     return freed
 
@@ -177,31 +177,51 @@ def collect_debris(context: Context, *, dry_run: bool) -> tuple[int, list[str]]:
     Returns:
         Bytes found, and a warning for each area that could not be removed.
     """
-    from lading.flows.accounting import files_below
-
     freed, warnings = 0, []
-    for layer_id in _layer_folders(context):
-        with locked(context, [layer_id]):
-            keep = _current_number(context, layer_id)
-            if dry_run:
-                used = {str(area) for record in context.mount_table.records() for area in record.areas}
-                folder = context.layout.layers / layer_id
-                freed += sum(
-                    files_below(folder / number)
-                    for number in os.listdir(folder)
-                    if number != str(keep) and str(folder / number) not in used
-                )
-                continue
-            try:
-                freed += remove_unused(context, layer_id, keep)
-            except (OSError, LadingError) as error:
-                warnings.append(f"write areas of layer {layer_id}: {error}")
+    for layer_id in _with_debris(context):
+        try:
+            with locked(context, [layer_id]):
+                keep = _current_number(context, layer_id)
+                if dry_run:
+                    freed += _unused_bytes(context, layer_id, keep)
+                    continue
+                try:
+                    freed += remove_unused(context, layer_id, keep)
+                except (OSError, LadingError) as error:
+                    warnings.append(f"write areas of layer {printable(layer_id)}: {error}")
+        except Busy as error:  # mounted or sealed just now: the next collection looks again
+            warnings.append(f"write areas of layer {printable(layer_id)}: {error}")
     return freed, warnings
 
 
-def _layer_folders(context: Context) -> list[str]:
+def _unused_bytes(context: Context, layer_id: str, keep: int | None) -> int:
+    """Bytes that :func:`remove_unused` would remove."""
+    from lading.flows.accounting import files_below
+
+    used = {str(area) for record in context.mount_table.records() for area in record.areas}
+    areas = (context.layout.layers / layer_id / number for number in _listed(context.layout.layers / layer_id))
+    return sum(files_below(area) for area in areas if area.name != str(keep) and str(area) not in used)
+
+
+def _with_debris(context: Context) -> list[str]:
+    """Layers whose folders may hold something that goes, by one comparison of the folders' names with the records.
+
+    A layer that was never sealed has had no other area than its first: its folder is not even read.
+    """
+    folders = context.layout.layers
+    names = [name for name in _listed(folders) if check_record_id(name) is None]
+    with context.catalog.read() as conn:
+        numbers = catalog_layers.write_areas(conn, names)
+    return [
+        name
+        for name in names
+        if name not in numbers or (numbers[name] and set(_listed(folders / name)) != {str(numbers[name])})
+    ]
+
+
+def _listed(folder: Path) -> list[str]:
     try:
-        return sorted(os.listdir(context.layout.layers))
+        return sorted(os.listdir(folder))
     except FileNotFoundError:
         return []
 

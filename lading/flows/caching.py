@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from lading.catalog import content as catalog_content
 from lading.driveroptions import parse_size
@@ -74,7 +75,7 @@ def evict(context: Context, *, budget: int | str, dry_run: bool = False) -> cach
     """Remove the least recently used views until the cache is within a budget; what is mounted stays."""
     context.need_writable()
     allowed = parse_size(budget) if isinstance(budget, str) else budget
-    keep = lowers.mounted_views(context)
+    keep = partial(lowers.mounted_views, context)
     return cache.evict(context.layout.cache, keep=keep, budget=allowed, dry_run=dry_run, wait_s=context.settings.wait_s)
 
 
@@ -84,7 +85,7 @@ def settle(context: Context) -> None:
     if not budget or not context.writable:
         return
     with suppress(Busy):
-        cache.evict(context.layout.cache, keep=lowers.mounted_views(context), budget=budget, wait_s=0)
+        cache.evict(context.layout.cache, keep=partial(lowers.mounted_views, context), budget=budget, wait_s=0)
 
 
 def prefetch(context: Context, ref: str, *, flatten: bool = False) -> Prefetched:

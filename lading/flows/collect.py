@@ -6,6 +6,7 @@ same run when nothing else is going on, else in a later one.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -13,21 +14,21 @@ from functools import partial
 from typing import Any, Final
 
 from lading.catalog import content as catalog_content
+from lading.catalog import packs as catalog_packs
 from lading.catalog import reach
 from lading.catalog.database import Connection
+from lading.catalog.packs import SMALL_PACK, PackUse
 from lading.errors import Busy, Full, LadingError
-from lading.flows import areas, directories, journaling, lowers, reserve
+from lading.flows import areas, journaling, leftovers, reserve
 from lading.flows.context import Context
 from lading.flows.ingest import shadowed
-from lading.materialize import cache
-from lading.objects.durable import Staging, debris
+from lading.objects.durable import Staging
 from lading.objects.pack import pack_size_of
 from lading.objects.recipe import Reference, read_recipe
-from lading.objects.repack import repack
+from lading.objects.repack import Unmovable, repack
 from lading.values import Location
 
-#: Packs smaller than this are merged, once there are this many of them: each holds a data item or two.
-SMALL_PACK: Final = 1 << 20
+#: Small packs are merged once there are this many of them: each holds a data item or two.
 SMALL_PACKS_MIN: Final = 32
 
 
@@ -35,7 +36,7 @@ SMALL_PACKS_MIN: Final = 32
 class _Rewrite:
     """Packs whose live objects go into one new pack."""
 
-    packs: tuple[reach.PackUse, ...]
+    packs: tuple[PackUse, ...]
     objects: tuple[Location, ...]
     size: int  #: bytes of the new pack
 
@@ -148,25 +149,22 @@ def _sum(reports: Sequence[GcReport]) -> GcReport:
 def _collect(context: Context) -> GcReport:
     warnings: list[str] = []
     context.catalog.make_durable("gc")  # whatever is removed below is removed because of what was committed before
-    debris_bytes = _clear_staging(context, dry_run=False)
+    debris_bytes = leftovers.clear_staging(context, dry_run=False)
     area_bytes, area_warnings = areas.collect_debris(context, dry_run=False)
-    area_bytes += _clear_directories(context, dry_run=False)
+    area_bytes += leftovers.clear_directories(context, dry_run=False)
     warnings += area_warnings
     with suppress(Full):  # a long journal is no harm; the next collection has more room
         journaling.snapshot_if_needed(context)
     _read_recipes(context)
-    context.epochs.advance()
-    ended = context.epochs.retired()
-    contents = reach.condemn_contents(context.catalog, context.epochs.current(), ended)
-    context.epochs.advance()
-    ended = context.epochs.retired()
+    ended = leftovers.next_epoch(context)
+    contents = reach.condemn_contents(context.catalog, context.epochs.current, ended)
+    ended = leftovers.next_epoch(context)
     gone_contents = reach.delete_contents(context.catalog, ended)
-    reach.condemn_objects(context.catalog, context.epochs.current(), ended)
-    context.epochs.advance()
-    ended = context.epochs.retired()
+    reach.condemn_objects(context.catalog, context.epochs.current, ended)
+    ended = leftovers.next_epoch(context)
     objects = reach.delete_objects(context.catalog, ended)
     with context.catalog.read() as conn:
-        uses = reach.pack_uses(conn, ended)
+        uses = catalog_packs.candidates(conn)
         deferred = int(
             conn.execute("SELECT coalesce(sum(stored_size), 0) FROM object WHERE condemned IS NOT NULL").fetchone()[0]
         )
@@ -174,9 +172,9 @@ def _collect(context: Context) -> GcReport:
     context.catalog.make_durable("gc")  # records that changed meanwhile, too, have let go of what goes now
     removed = _remove_packs(context, empty)
     rewritten, saved = _rewrite(context, rewrites, warnings)
-    orphans = _remove_unrecorded(context, ended)
+    orphans = leftovers.remove_unrecorded(context, ended)
     try:
-        evicted = _evict(context, dry_run=False)
+        evicted = leftovers.drop_views(context)
     except Busy as error:  # somebody builds or mounts all the while: the next collection tries again
         evicted = 0
         warnings.append(f"cache left as it is: {error}")
@@ -209,21 +207,22 @@ def _planned(context: Context) -> GcReport:
     """The same computation, on a snapshot, with what would be deleted taken for deleted."""
     ended = context.epochs.would_retire()
     with context.catalog.read() as conn:
-        doomed, contents = reach.doomed_objects(conn, ended)
-        uses = reach.pack_uses(conn, ended, doomed)
-        stored = _stored(conn, doomed)
+        doomed = reach.doomed(conn, ended)
+        stored = _stored(conn, doomed.objects)
         if ended < context.epochs.current():  # somebody holds an epoch: nothing can be deleted now
-            empty: list[reach.PackUse] = []
+            empty: list[PackUse] = []
             rewrites: list[_Rewrite] = []
         else:
-            empty, rewrites = _decide(context, conn, uses, doomed)
+            uses = catalog_packs.candidates(conn, ended, doomed.objects)
+            empty, rewrites = _decide(context, conn, uses, doomed.objects)
             stored = 0
     saved = sum(sum(use.size for use in item.packs) - item.size for item in rewrites)
-    debris_bytes = _clear_staging(context, dry_run=True) + areas.collect_debris(context, dry_run=True)[0]
-    debris_bytes += _clear_directories(context, dry_run=True)
+    debris_bytes = leftovers.clear_staging(context, dry_run=True) + areas.collect_debris(context, dry_run=True)[0]
+    debris_bytes += leftovers.clear_directories(context, dry_run=True)
     return GcReport(
-        contents, len(doomed), len(empty), sum(len(item.packs) for item in rewrites), sum(use.size for use in empty) + saved,
-        _evict(context, dry_run=True), debris_bytes + _unrecorded_size(context, ended), stored,
+        doomed.contents, len(doomed.objects), len(empty), sum(len(item.packs) for item in rewrites),
+        sum(use.size for use in empty) + saved, leftovers.droppable_views(context, doomed.keys),
+        debris_bytes + leftovers.unrecorded_size(context, ended), stored,
     )  # fmt: skip
 
 
@@ -238,8 +237,8 @@ def _stored(conn: Connection, objects: Iterable[int]) -> int:
 
 
 def _decide(
-    context: Context, conn: Connection, uses: Sequence[reach.PackUse], dead: frozenset[int] | set[int]
-) -> tuple[list[reach.PackUse], list[_Rewrite]]:
+    context: Context, conn: Connection, uses: Sequence[PackUse], dead: frozenset[int] | set[int]
+) -> tuple[list[PackUse], list[_Rewrite]]:
     """Choose the packs to remove and those to rewrite."""
     empty = [use for use in uses if not use.objects]
     share = context.settings.repack_share
@@ -251,14 +250,14 @@ def _decide(
         groups += _grouped(small, context.settings.pack_size)
     rewrites = []
     for group in groups:
-        objects = [item for use in group for item in reach.live_objects(conn, use.id, use.name, dead)]
+        objects = [item for use in group for item in catalog_packs.live_objects(conn, use.id, use.name, dead)]
         rewrites.append(_Rewrite(tuple(group), tuple(objects), pack_size_of(objects)))
     return empty, rewrites
 
 
-def _grouped(small: Sequence[reach.PackUse], bound: int) -> list[list[reach.PackUse]]:
+def _grouped(small: Sequence[PackUse], bound: int) -> list[list[PackUse]]:
     """Fill new packs with small ones, in order."""
-    groups: list[list[reach.PackUse]] = [[]]
+    groups: list[list[PackUse]] = [[]]
     size = 0
     for use in small:
         if groups[-1] and size + use.live > bound:
@@ -269,117 +268,47 @@ def _grouped(small: Sequence[reach.PackUse], bound: int) -> list[list[reach.Pack
     return [group for group in groups if len(group) > 1]
 
 
-def _remove_packs(context: Context, packs: Sequence[reach.PackUse]) -> int:
+def _remove_packs(context: Context, packs: Sequence[PackUse]) -> int:
     """Forget empty packs, then delete their files.
 
     Returns:
         Bytes of the files.
     """
     sizes = {use.name: use.size for use in packs}
-    gone = reach.forget_packs(context.catalog, list(sizes)) if sizes else []
+    gone = catalog_packs.forget(context.catalog, list(sizes)) if sizes else []
     for name in gone:
         context.backend.delete(name)
     return sum(sizes[name] for name in gone)
 
 
 def _rewrite(context: Context, rewrites: Sequence[_Rewrite], warnings: list[str]) -> tuple[int, int]:
-    """Rewrite packs one group at a time; a damaged one stays as it is.
+    """Rewrite packs one group at a time; a damaged one stays as it is, until its objects are repaired or gone.
 
     Returns:
         Packs replaced, and bytes saved.
     """
     count = saved = 0
     for item in rewrites:
+        names = [use.name for use in item.packs]
         with context.epochs.shared() as epoch:
             staging = Staging(context.layout.staging)
             try:
                 made = repack(context.backend, staging, item.objects)
+            except Unmovable as error:
+                # Noted once, so that later collections leave the pack alone and `check` names what it holds.
+                if catalog_packs.note_damage(context.catalog, error.location, time.time_ns()):
+                    warnings.append(f"packs left as they are: {error}")
+                continue
             except LadingError as error:
                 warnings.append(f"packs left as they are: {error}")
                 continue
             finally:
                 staging.close()
-            names = [use.name for use in item.packs]
-            reach.relocate(context.catalog, [made], names, epoch)
+            if not catalog_packs.relocate(context.catalog, made, names, epoch):
+                context.backend.delete(made.name)  # another collection was first
+                continue
         for name in names:
             context.backend.delete(name)
         count += len(names)
         saved += sum(use.size for use in item.packs) - made.size
     return count, saved
-
-
-def _unrecorded(context: Context, ended: int) -> list[str]:
-    """Packs that were published and never recorded: their writer was killed in between.
-
-    A writer that is still at work holds an epoch, so none is taken for dead while any is held.
-    """
-    if ended < context.epochs.current() - 1:
-        return []
-    with context.catalog.read() as conn:
-        recorded = reach.recorded_packs(conn)
-    return [name for name in context.backend if name not in recorded]
-
-
-def _remove_unrecorded(context: Context, ended: int) -> int:
-    freed = 0
-    candidates = _unrecorded(context, ended)
-    if not candidates:
-        return 0
-    context.epochs.advance()  # whoever publishes from now on holds this one: only older ones can be dead
-    if context.epochs.retired() < context.epochs.current() - 1:
-        return 0
-    with context.catalog.read() as conn:
-        recorded = reach.recorded_packs(conn)
-    for name in candidates:
-        if name not in recorded:
-            freed += context.backend.size(name) or 0
-            context.backend.delete(name)
-    return freed
-
-
-def _unrecorded_size(context: Context, ended: int) -> int:
-    return sum(context.backend.size(name) or 0 for name in _unrecorded(context, ended))
-
-
-def _evict(context: Context, *, dry_run: bool) -> int:
-    """Drop images and farms of contents that are gone. What is mounted, or still has a layer, stays."""
-    root = context.layout.cache
-    if not root.is_dir():
-        return 0
-    keep = lowers.needed(context, planned=dry_run)
-    unlimited = 1 << 62
-    stale = [name for name in cache.present(root) if name not in keep]
-    return cache.evict(root, keep=keep, budget=0 if stale else unlimited, dry_run=dry_run).bytes
-
-
-def _clear_directories(context: Context, *, dry_run: bool) -> int:
-    """Remove directories of images and containers that are gone.
-
-    Returns:
-        Bytes of the files.
-    """
-    from lading.flows.accounting import files_below
-
-    total = 0
-    for folder in directories.orphans(context):
-        total += files_below(folder)
-        if not dry_run:
-            areas.discard(context, folder)
-    return total
-
-
-def _clear_staging(context: Context, *, dry_run: bool) -> int:
-    """Remove what killed writers left.
-
-    Returns:
-        Bytes of the files.
-    """
-    from lading.flows.accounting import files_below
-    from lading.materialize.beneath import remove_tree
-
-    total = 0
-    for folder, _ in debris(context.layout.staging):
-        total += files_below(folder)
-        if not dry_run:
-            remove_tree(folder)
-    return total

@@ -13,7 +13,7 @@ from lading.flows import areas, stores
 from lading.flows.context import Context
 from lading.flows.opening import make_private
 from lading.objects.durable import make_dir, write_durably
-from lading.values import printable
+from lading.values import check_record_id, printable
 
 Kind = Literal["image", "container"]
 
@@ -105,14 +105,13 @@ def orphans(context: Context) -> list[Path]:
     places: tuple[tuple[Kind, Path], ...] = (("image", context.layout.images), ("container", context.layout.containers))
     for kind, parent in places:
         try:
-            listed = sorted(os.listdir(parent))
+            listed = sorted(name for name in os.listdir(parent) if check_record_id(name) is None)
         except FileNotFoundError:
             continue
-        for name in listed:
-            with context.catalog.read() as conn:
-                known = names.seq_of(conn, kind, name) is not None
-            if kind == "image":
-                known = known or stores.image_by_id(context, name) is not None
-            if not known:
-                found.append(parent / name)
+        with context.catalog.read() as conn:
+            known = names.known_ids(conn, kind, listed)
+        unknown = [name for name in listed if name not in known]
+        if kind == "image":
+            unknown = [name for name in unknown if stores.image_by_id(context, name) is None]
+        found += [parent / name for name in unknown]
     return found

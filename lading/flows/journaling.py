@@ -46,10 +46,13 @@ def snapshot_if_needed(context: Context) -> bool:
 
 def _hold(conn: Connection, digest: bytes) -> None:
     """Keep the snapshot's object, and let go of the one before."""
-    conn.execute(
-        "INSERT INTO suspect (object_id) SELECT o.id FROM meta m JOIN object o ON lower(hex(o.digest)) = m.value "
-        "WHERE m.key = 'snapshot' ON CONFLICT (object_id) DO NOTHING"
-    )
+    before = conn.execute("SELECT value FROM meta WHERE key = 'snapshot'").fetchone()
+    if before is not None:
+        conn.execute(
+            "INSERT INTO suspect (object_id) SELECT id FROM object WHERE digest = ? ON CONFLICT (object_id) DO NOTHING",
+            (bytes.fromhex(before[0]),),
+        )
+    conn.execute("UPDATE object SET condemned = NULL WHERE digest = ? AND condemned IS NOT NULL", (digest,))
     conn.execute(
         "INSERT INTO meta (key, value) VALUES ('snapshot', ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
         (digest.hex(),),

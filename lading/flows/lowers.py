@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -32,6 +32,12 @@ Entries = Callable[[], Sequence[Entry]]
 
 #: Ends the names of images without contents.
 COMPOSEFS_SUFFIX: Final = "-c"
+
+#: Begins the names of trees that are shown once, and belong to no content.
+SHOWN_PREFIX: Final = "shown-"
+
+#: Begins the names of empty folders that carry a layer's root attributes.
+ROOT_PREFIX: Final = "root-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,27 +266,20 @@ def name_of(key: str, *parts: str) -> str:
     return name if not parts else f"{name}-{blake3('/'.join(parts).encode()).hexdigest(8)}"
 
 
-def needed(context: Context, *, planned: bool) -> set[str]:
-    """Names of the views to keep: of contents that a layer has, and of whatever is mounted.
+def live_stems(context: Context, *, without: Collection[str]) -> set[str]:
+    """The stems of the views of all ready contents.
 
     Args:
-        context: the store.
-        planned: contents that are only about to be condemned count as gone.
+        context: the store; those beside it count as well.
+        without: stems of contents of this store that count as gone.
     """
-    query = "SELECT key FROM content WHERE key IS NOT NULL AND state = 'ready'"
-    if planned:
-        query += (
-            " AND (EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = content.id)"
-            " OR EXISTS (SELECT 1 FROM layer l WHERE l.replay_content_id = content.id))"
-        )
-    from lading.materialize.cache import present
-
     live: set[str] = set()
     for part in context.stores:
         with part.catalog.read() as conn:
-            live.update(name_of(row[0]) for row in conn.execute(query))
-    used = mounted_views(context)
-    return {name for name in present(context.layout.cache) if stem_of(name) in live or name in used}
+            rows = conn.execute("SELECT key FROM content WHERE key IS NOT NULL AND state = 'ready'")
+            found = {name_of(row[0]) for row in rows}
+        live |= found - set(without) if part is context else found
+    return live
 
 
 def mounted_views(context: Context) -> set[str]:
@@ -300,8 +299,8 @@ def views_in_use(records: Sequence[MountRecord], root: Path) -> set[str]:
     if any(record.source and not record.views for record in records):  # by a version that noted none
         return set(present(root))
     found = {name for record in records for name in record.views}
-    found |= {Path(mount.root).name for mount in mountinfo() if "/cache/trees/shown-" in mount.root}
-    return found | {name for name in present(root) if name.startswith("root-")}
+    found |= {Path(mount.root).name for mount in mountinfo() if f"/cache/trees/{SHOWN_PREFIX}" in mount.root}
+    return found | {name for name in present(root) if name.startswith(ROOT_PREFIX)}
 
 
 def stem_of(name: str) -> str:
@@ -316,14 +315,14 @@ def farm_of_tree(context: Context, tree: Sequence[Entry], source: ContentSource)
     listed = blake3()
     for entry in tree:
         listed.update(repr((entry.path, entry.link)).encode() + (inode_key(entry.inode) if entry.inode else b""))
-    name = f"shown-{listed.hexdigest(16)}"
+    name = f"{SHOWN_PREFIX}{listed.hexdigest(16)}"
     return build_farm(context.layout.cache, name, tree, source, context.abilities)
 
 
 def empty_root(context: Context, layer: Layer, maps: Maps = NO_MAPS) -> Lower:
     """An empty folder that carries a layer's root attributes: the top of a read-only stack."""
     uid, gid = maps.to_host(layer.root_uid, layer.root_gid)
-    name = f"root-{layer.root_mode:04o}-{uid}-{gid}"
+    name = f"{ROOT_PREFIX}{layer.root_mode:04o}-{uid}-{gid}"
     folder = context.layout.trees / name
     if not folder.is_dir():
         private.make_folders(folder)
