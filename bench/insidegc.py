@@ -27,7 +27,7 @@ from lading.values import Image, Layer
 CHAIN: Final = 5
 
 #: Images that are stored together: their layers' objects share packs, and their records a transaction.
-TOGETHER: Final = 40
+TOGETHER: Final = 100
 
 #: Files that many layers have.
 COMMON: Final = 1000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -241,9 +241,35 @@ def _durability(figures: Figures, _: Figures) -> list[str]:
     return lines
 
 
+def _collection(figures: Figures, _: Figures) -> list[str]:
+    rows: tuple[tuple[str, Callable[[Figures], str]], ...] = (
+        ("images", lambda each: f"{each['images']:,}"),
+        ("objects", lambda each: f"{each['objects']:,}"),
+        ("entries", lambda each: f"{each['entries']:,}"),
+        ("dry run, in the library", lambda each: _milliseconds(each["plan_s"])),
+        ("`gc`, in the library", lambda each: _milliseconds(each["gc_s"])),
+        ("`gc` with nothing to do", lambda each: _milliseconds(each["nothing_s"])),
+        ("`gc`, command", lambda each: _milliseconds(each["command_s"])),
+        ("`version`, which is start-up", lambda each: _milliseconds(each["version_s"])),
+        ("the catalog's part of `check`, which recounts everything", lambda each: f"{each['check']['catalog']:.2f} s"),
+    )
+    sizes = list(figures.values())
+    return [
+        "## Collecting one deleted image with its five layers\n",
+        "The garbage is the same, the stores are not. Each run deletes another image; ours alone, since the peer has no collection.\n",
+        "| layers | " + " | ".join(f"{each['layers']:,}" for each in sizes) + " |",
+        "| --- |" + " --- |" * len(sizes),
+        *(f"| {title} | " + " | ".join(form(each) for each in sizes) + " |" for title, form in rows),
+    ]
+
+
+def _milliseconds(values: Figures) -> str:
+    return f"{values['median'] * 1e3:.0f} ms ({values['min'] * 1e3:.0f}–{values['max'] * 1e3:.0f})"
+
+
 SECTIONS = {
     "applydiff": _applydiff, "diff": _diff, "series": _series, "again": _again, "memory": _memory, "records": _records,
-    "durability": _durability,
+    "durability": _durability, "collection": _collection,
     "questions": _questions, "start": _start, "first_file": _first_file, "cold_start": _cold_start, "views": _views,
 }  # fmt: skip
 
