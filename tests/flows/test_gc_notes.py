@@ -8,6 +8,7 @@ import random
 import re
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from lading import Settings, Store
 from lading.catalog import layers, migrations, reach
 from lading.catalog.database import Catalog
 from lading.errors import Corrupt, NotFound
-from lading.flows import ingest
+from lading.flows import ingest, leftovers
 from lading.objects.epoch import Epochs
 from lading.objects.folder import FolderBackend
 from lading.objects.repack import repack
@@ -427,3 +428,35 @@ def test_a_content_whose_rows_are_going_is_not_taken_back(store: Store, monkeypa
     with pytest.raises(NotFound):
         store.layers.get(layer.id)
     assert everything(store)["content"] == 0
+
+
+def test_what_is_found_while_a_collection_waits_for_its_turn_is_safe(store: Store) -> None:
+    """Another collection opens the next epoch meanwhile, and an ingest that holds it finds what is about to be condemned."""
+    data = layer_of(1)
+    context = store._context
+    first = store.layers.import_(io.BytesIO(data))
+    store.layers.delete(first.id)
+    writing = Catalog._writing
+    held = ExitStack()
+    found: list[ingest.Ingested] = []
+
+    def late(catalog: Catalog, verb: str) -> Any:
+        if verb == "gc: condemn contents" and not found:
+            patch.undo()
+            leftovers.next_epoch(context)
+            found.append(held.enter_context(ingest.ingesting(context, io.BytesIO(data))))
+        return writing(catalog, verb)
+
+    with held:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Catalog, "_writing", late)
+            store.gc()
+        store.gc()
+        assert found[0].content_id is None
+        with context.catalog.write("test") as tx:
+            key = found[0].commit(tx)
+            layers.create_layer(tx, replace(first, id="again", names=(), contents=(key,), replay=key))
+
+    store.gc()
+    assert taken_out(store, "again") == data
+    assert store.check(content=True).findings == ()
