@@ -12,8 +12,10 @@ import os
 import stat
 import struct
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
+
+from lading.errors import Corrupt
 
 BLOCK: Final = 4096
 BLOCK_BITS: Final = 12
@@ -243,6 +245,48 @@ def superblock(
     rest = BLOCK - SUPERBLOCK_OFFSET
     fields[1] = _crc32c(_SUPERBLOCK.pack(*fields).ljust(rest, b"\0"))
     return bytes(SUPERBLOCK_OFFSET) + _SUPERBLOCK.pack(*fields).ljust(rest, b"\0")
+
+
+def root_of(meta: bytes) -> int:
+    """The root's nid, as an image's first block tells.
+
+    Raises:
+        Corrupt: it is no image, or one whose metadata is addressed otherwise than ours.
+    """
+    fields = _SUPERBLOCK.unpack_from(meta, SUPERBLOCK_OFFSET)
+    if fields[0] != MAGIC or fields[3] != BLOCK_BITS or fields[10]:
+        raise Corrupt("not an EROFS image of ours")
+    return int(fields[5])
+
+
+def read_inode(meta: bytes, position: int) -> tuple[int, int, int, int, int]:
+    """Read an inode.
+
+    Args:
+        meta: an image's metadata, from its begin.
+        position: where the inode lies.
+
+    Returns:
+        Layout, mode with type, bytes of data, first block or chunk format, bytes of inode and attributes.
+    """
+    (word,) = struct.unpack_from("<H", meta, position)
+    if word & 1:
+        _, xattrs, mode, _, size, data, *_ = _EXTENDED.unpack_from(meta, position)
+        head = EXTENDED_SIZE
+    else:
+        _, xattrs, mode, _, size, _, data, *_ = _COMPACT.unpack_from(meta, position)
+        head = COMPACT_SIZE
+    return word >> 1 & 7, mode, size, data, head + (_XATTR_HEADER.size + 4 * (xattrs - 1) if xattrs else 0)
+
+
+def listed(data: bytes) -> Iterator[tuple[int, int]]:
+    """Nid and type's number of everything that a directory's data lists."""
+    for start in range(0, len(data), BLOCK):
+        block = data[start : start + BLOCK]
+        _, first, _, _ = _DIRENT.unpack_from(block)
+        for position in range(0, min(first, len(block)), _DIRENT.size):
+            nid, _, kind, _ = _DIRENT.unpack_from(block, position)
+            yield nid, kind
 
 
 def _crc_table() -> list[int]:
