@@ -82,18 +82,6 @@ def payload_of(pack: PackContents) -> int:
     return sum(item.stored_size for item in pack.objects)
 
 
-def known(conn: Connection, digests: Sequence[bytes]) -> set[bytes]:
-    """Tell which digests are stored, not condemned and not known to be damaged; to be counted on only under an epoch lock."""
-    found: set[bytes] = set()
-    for batch in batches(digests, LOOKUP_ROWS):
-        marks = ",".join("?" * len(batch))
-        rows = conn.execute(
-            f"SELECT digest FROM object WHERE digest IN ({marks}) AND condemned IS NULL AND damaged_at IS NULL", batch
-        )
-        found.update(bytes(row[0]) for row in rows)
-    return found
-
-
 def locate(conn: Connection, digests: Sequence[bytes]) -> Mapping[bytes, Location]:
     """Tell where objects lie; those that are not recorded are missing from the answer."""
     found: dict[bytes, Location] = {}

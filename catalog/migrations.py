@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from lading.catalog import m001_initial, m002_recipe_objects, m003_damage, m004_suspects
+from lading.catalog import m001_initial, m002_recipe_objects, m003_damage, m004_suspects, m005_scrub
 from lading.catalog.database import Connection
 from lading.errors import Unsupported
 
@@ -18,6 +18,7 @@ STEPS: Final[tuple[tuple[str, ...], ...]] = (
     m002_recipe_objects.STATEMENTS,
     m003_damage.STATEMENTS,
     m004_suspects.STATEMENTS,
+    m005_scrub.STATEMENTS,
 )
 
 VERSION: Final = len(STEPS)

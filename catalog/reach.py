@@ -360,7 +360,6 @@ _CHECKS: Final = (
         "SELECT count(*) FROM content c WHERE c.state = 'ready' AND c.entries <> (SELECT count(*) FROM entry e WHERE e.content_id = c.id)",
     ),
     ("files whose object is missing", "SELECT count(*) FROM inode WHERE type = 'f' AND size > 0 AND sparse IS NULL AND object_id IS NULL"),
-    ("contents without recipe", "SELECT count(*) FROM content WHERE state = 'ready' AND recipe_id IS NULL"),
     ("paths without parent", "SELECT count(*) FROM path WHERE parent_id IS NULL AND path <> ''"),
     (
         "contents that no layer has and no collection would look at",

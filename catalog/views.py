@@ -138,7 +138,48 @@ CREATE VIEW v_event AS
 SELECT e.seq, strftime('%Y-%m-%dT%H:%M:%SZ', e.at_ns / 1000000000, 'unixepoch') AS at, e.verb, e.kind, e.record_id, e.before, e.after FROM event e
 """
 
+#: The last reading of all bytes. It has still to look at what was found neither sound nor damaged since it began.
+_SCRUB: Final = """
+CREATE VIEW v_scrub AS
+SELECT strftime('%Y-%m-%dT%H:%M:%SZ', s.began_ns / 1000000000, 'unixepoch') AS began,
+  CASE WHEN s.ended_ns > 0 THEN strftime('%Y-%m-%dT%H:%M:%SZ', s.ended_ns / 1000000000, 'unixepoch') END AS ended,
+  s.objects, s.bytes, s.damaged, s.seconds,
+  (SELECT count(*) FROM object o WHERE o.condemned IS NULL AND coalesce(o.verified_at, 0) < s.began_ns
+    AND coalesce(o.damaged_at, 0) < s.began_ns) AS objects_left,
+  (SELECT coalesce(sum(o.size), 0) FROM object o WHERE o.condemned IS NULL AND coalesce(o.verified_at, 0) < s.began_ns
+    AND coalesce(o.damaged_at, 0) < s.began_ns) AS bytes_left,
+  (SELECT strftime('%Y-%m-%dT%H:%M:%SZ', min(coalesce(o.verified_at, 0)) / 1000000000, 'unixepoch') FROM object o
+    WHERE o.condemned IS NULL AND o.damaged_at IS NULL HAVING min(coalesce(o.verified_at, 0)) > 0) AS oldest
+FROM (
+  SELECT json_extract(m.value, '$.began_ns') AS began_ns, json_extract(m.value, '$.ended_ns') AS ended_ns,
+    json_extract(m.value, '$.objects') AS objects, json_extract(m.value, '$.bytes') AS bytes,
+    json_extract(m.value, '$.damaged') AS damaged, json_extract(m.value, '$.seconds') AS seconds
+  FROM meta m WHERE m.key = 'scrub'
+) s
+"""
+
+_DAMAGED: Final = """
+CREATE VIEW v_damaged AS
+SELECT lower(hex(o.digest)) AS object, strftime('%Y-%m-%dT%H:%M:%SZ', o.damaged_at / 1000000000, 'unixepoch') AS found,
+  p.name AS pack, o.offset, o.stored_size, o.size
+FROM object o JOIN pack p ON p.id = o.pack_id WHERE o.damaged_at IS NOT NULL AND o.condemned IS NULL
+"""
+
 VIEWS_SQL: Final[tuple[str, ...]] = tuple(
     text.strip()
-    for text in (_LAYER, _IMAGE, _CONTAINER, _CHAIN, _FILE, _REFS, _IMAGE_OBJECT, _COST, _GARBAGE, _BALANCE, _EVENT)
+    for text in (
+        _LAYER,
+        _IMAGE,
+        _CONTAINER,
+        _CHAIN,
+        _FILE,
+        _REFS,
+        _IMAGE_OBJECT,
+        _COST,
+        _GARBAGE,
+        _BALANCE,
+        _EVENT,
+        _SCRUB,
+        _DAMAGED,
+    )
 )

@@ -115,10 +115,24 @@ _GROUPS: Final = (
         click.option(
             "--max", "-m", "max_age", default="24h", metavar="DURATION", help="Age from which unused layers count."
         ),
-        click.option("--repair", "-r", is_flag=True, help="Remove damaged images and layers."),
+        click.option(
+            "--repair", "-r", is_flag=True, help="Heal what is damaged; remove images and layers that stay so."
+        ),
         click.option("--force", "-f", is_flag=True, help="Remove damaged containers too."),
         click.option("--quick", "-q", is_flag=True, help="Do not compare what was written with what was applied."),
-        click.option("--content", is_flag=True, help="Read and hash every stored byte."),
+        click.option("--content", is_flag=True, help="Read and hash every stored byte; goes on where it was stopped."),
+        click.option("--rate", metavar="SIZE", help="With --content: stored bytes read in a second, such as 50m."),
+        click.option(
+            "--for", "duration", metavar="DURATION", help="With --content: read nothing more after this time."
+        ),
+        click.option("--heal", is_flag=True, help="Give what is damaged its bytes back from any copy; delete nothing."),
+        click.option(
+            "--from",
+            "sources",
+            multiple=True,
+            metavar="SOURCE",
+            help="A copy to heal from: FILE.tar, oci:DIR[:TAG] or docker-archive:FILE; may be given again.",
+        ),
         json_option,
     ),
 )
@@ -130,15 +144,27 @@ def check(
     force: bool,
     quick: bool,
     content: bool,
+    rate: str | None,
+    duration: str | None,
+    heal: bool,
+    sources: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Look for damage; silent when there is none."""
     store = session.store
-    report = store.check(content=content, modifications=not quick, max_age_ns=nanoseconds(max_age))
+    age = nanoseconds(max_age)
+    report = store.check(
+        content=content or rate is not None or duration is not None, modifications=not quick, max_age_ns=age,
+        rate=rate or 0, seconds=nanoseconds(duration) / 1e9 if duration is not None else 0.0,
+    )  # fmt: skip
     _show(report, as_json)
     if session.progress == "auto" and sys.stderr.isatty():
         for name, seconds, looked_at in report.depths:
             output.line(f"{name}: {looked_at}, {seconds:.2f} s", err=True)
+    if report.damaged and (heal or repair or force or sources):
+        for text in store.heal(sources).lines():
+            output.line(text, err=True)
+        report = store.check(modifications=not quick, max_age_ns=age)
     counts = {kind: len(report.ids(kind)) for kind, _ in _GROUPS}
     if not repair and not force:
         if report.findings:
@@ -154,6 +180,8 @@ def check(
         output.line(failures[0], err=True)
         return FAILURE
     left = ["read-only layer", "read-only image", *([] if force else ["container"])]
+    if report.ids("store"):  # what nobody needs any more is no damage
+        report = store.check(modifications=False, max_age_ns=age)
     if any(counts[kind] for kind in left) or report.ids("store"):
         output.line(", ".join(f"{counts[kind]} {kind} errors" for kind in left), err=True)
         return FAILURE

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lading.flows.collect import GcPlan, GcReport
     from lading.flows.context import Context, Progress
     from lading.flows.mounting import Mounted
+    from lading.flows.refill import HealReport
 
 
 _SHARED: Final[dict[tuple[str, str, str], Store]] = {}
@@ -329,16 +330,43 @@ class Store:
         return flows.collect.gc(self._context, dry_run=dry_run)
 
     def check(
-        self, *, content: bool = False, modifications: bool = True, max_age_ns: int = 24 * 3600 * 10**9
+        self,
+        *,
+        content: bool = False,
+        modifications: bool = True,
+        max_age_ns: int = 24 * 3600 * 10**9,
+        rate: int | str = 0,
+        seconds: float = 0.0,
     ) -> CheckReport:
         """Look for damage: the catalog, the presence of packs, what was written over applied diffs.
 
         Args:
-            content: read and hash every stored byte as well.
+            content: read and hash every stored byte as well; goes on where an interrupted reading stopped.
             modifications: compare layers that were written to after a diff was applied with that diff.
             max_age_ns: age from which a layer that nothing uses is an error.
+            rate: with ``content``: stored bytes read in a second, as a number or as text like ``50m``; 0 for no bound.
+            seconds: with ``content``: begin to read nothing more after so long; 0 for no bound.
         """
-        return flows.checking.check(self._context, content=content, modifications=modifications, max_age_ns=max_age_ns)
+        return flows.checking.check(
+            self._context,
+            content=content,
+            modifications=modifications,
+            max_age_ns=max_age_ns,
+            rate=rate,
+            seconds=seconds,
+        )
+
+    def heal(self, sources: Sequence[str] = ()) -> HealReport:
+        """Give damaged objects their bytes back, from every copy there is; nothing is deleted.
+
+        Other packs, the cache, write areas and other stores are looked through by themselves. Whatever is found is
+        compared by digest.
+
+        Args:
+            sources: further ones: ``FILE.tar`` (a layer's, plain or compressed), ``oci:DIR[:TAG]``,
+                ``docker-archive:FILE``.
+        """
+        return flows.refill.heal(self._context, sources)
 
     def repair(self, report: CheckReport, *, containers_too: bool = False) -> list[str]:
         """Remove the images and layers, and if told to the containers, that a check found damaged.

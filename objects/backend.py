@@ -25,6 +25,14 @@ class ShortRead(Corrupt):
         self.name = name
 
 
+class PackUnreadable(Corrupt):
+    """The disk, or what lies in the pack's place, gives no bytes."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"pack {name} cannot be read: {why}")
+        self.name = name
+
+
 class PackBackend(Protocol):
     """Keeps packs. Every call may be repeated; none knows what a pack holds.
 
@@ -45,6 +53,8 @@ class PackBackend(Protocol):
         Raises:
             PackMissing: there is no such pack.
             ShortRead: the pack ends before.
+            PackUnreadable: its bytes are lost. What else the operating system refuses is an ``OSError``, and says
+                nothing about the bytes.
         """
         ...
 

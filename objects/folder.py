@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections import OrderedDict
@@ -9,12 +10,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from lading.objects.backend import PackMissing, ShortRead
+from lading.objects.backend import PackMissing, PackUnreadable, ShortRead
 from lading.objects.durable import fsync_dir, publish
 from lading.objects.layout import PACK_SUFFIX
 
 #: Packs kept open for reading: enough for any sequential read, few enough for a limit of 64 descriptors.
 OPEN_MAX: Final = 10
+
+
+#: Errors of reading that mean that bytes are lost: the disk's, a filesystem's own checksums, and what comes of something
+#: else than a file in a pack's place.
+_LOST: Final = frozenset(
+    {
+        errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.EREMOTEIO, errno.EILSEQ, errno.ELOOP,
+        errno.EISDIR, errno.ENXIO, errno.ENOTDIR, errno.ESPIPE,
+    }
+)  # fmt: skip
 
 
 class FolderBackend:
@@ -38,13 +49,18 @@ class FolderBackend:
 
     def read(self, name: str, offset: int, size: int) -> bytes:
         """Read exactly ``size`` bytes of a pack."""
-        with self._lock:  # the descriptor must not be closed between look-up and read
-            descriptor = self._descriptor(name)
-            duplicate = os.dup(descriptor)
         try:
-            return _read_all(name, duplicate, offset, size)
-        finally:
-            os.close(duplicate)
+            with self._lock:  # the descriptor must not be closed between look-up and read
+                descriptor = self._descriptor(name)
+                duplicate = os.dup(descriptor)
+            try:
+                return _read_all(name, duplicate, offset, size)
+            finally:
+                os.close(duplicate)
+        except OSError as error:
+            if error.errno in _LOST:
+                raise PackUnreadable(name, os.strerror(error.errno or 0).lower()) from error
+            raise
 
     def _descriptor(self, name: str) -> int:
         found = self._open.get(name)
@@ -52,7 +68,7 @@ class FolderBackend:
             self._open.move_to_end(name)
             return found
         try:
-            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         except FileNotFoundError as error:
             raise PackMissing(name) from error
         self._open[name] = descriptor

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Final
@@ -146,12 +147,25 @@ def overhead_of(contents: PackContents) -> int:
     return contents.size - sum(item.stored_size for item in contents.objects)
 
 
-def read_index(backend: PackBackend, name: str) -> PackContents:
-    """Read what a pack holds from the pack alone.
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What the end of a pack says, fitting the pack's size."""
+
+    size: int  #: bytes of the pack
+    raw: bytes
+    count: int  #: objects
+    offset: int  #: of the index
+    stored_size: int  #: of the index
+    plain_size: int  #: of the index
+    digest: bytes  #: of index and footer
+
+
+def read_footer(backend: PackBackend, name: str) -> Footer:
+    """Read a pack's two ends.
 
     Raises:
         PackMissing: there is no such pack.
-        Corrupt: head, footer or index are damaged, or say what cannot be.
+        Corrupt: they are damaged, or say what cannot be.
     """
     size = backend.size(name)
     if size is None:
@@ -160,19 +174,30 @@ def read_index(backend: PackBackend, name: str) -> PackContents:
         raise Corrupt(f"pack {name} has only {size} bytes")
     if backend.read(name, 0, len(HEAD_BYTES)) != HEAD_BYTES:
         raise Corrupt(f"pack {name} does not begin like one")
-    footer = backend.read(name, size - FOOTER.size, FOOTER.size)
-    magic, version, count, offset, stored_size, plain_size, digest = FOOTER.unpack(footer)
+    raw = backend.read(name, size - FOOTER.size, FOOTER.size)
+    magic, version, count, offset, stored_size, plain_size, digest = FOOTER.unpack(raw)
     if magic != FOOTER_MAGIC or version != VERSION:
         raise Corrupt(f"pack {name} has no footer of version {VERSION}")
     if offset + stored_size + FOOTER.size != size or plain_size > INDEX_SIZE_MAX or count * RECORD.size > plain_size:
         raise Corrupt(f"pack {name} has a footer that does not fit its size")
-    stored = backend.read(name, offset, stored_size)
-    if blake3(stored + footer[:-32] + bytes(32)).digest() != digest:
+    return Footer(size, raw, count, offset, stored_size, plain_size, digest)
+
+
+def read_index(backend: PackBackend, name: str) -> PackContents:
+    """Read what a pack holds from the pack alone.
+
+    Raises:
+        PackMissing: there is no such pack.
+        Corrupt: head, footer or index are damaged, or say what cannot be.
+    """
+    footer = read_footer(backend, name)
+    stored = backend.read(name, footer.offset, footer.stored_size)
+    if blake3(stored + footer.raw[:-32] + bytes(32)).digest() != footer.digest:
         raise Corrupt(f"pack {name} has a damaged index")
-    objects = tuple(_records(name, _plain_index(name, stored, plain_size), count))
-    if len(HEAD_BYTES) + sum(item.stored_size for item in objects) != offset:
+    objects = tuple(_records(name, _plain_index(name, stored, footer.plain_size), footer.count))
+    if len(HEAD_BYTES) + sum(item.stored_size for item in objects) != footer.offset:
         raise Corrupt(f"pack {name} has an index that does not fill it")
-    return PackContents(name, size, objects)
+    return PackContents(name, footer.size, objects)
 
 
 def _plain_index(name: str, stored: bytes, size: int) -> bytes:

@@ -31,6 +31,8 @@ TASK_SIZE: Final = 4 << 20
 GAP_SIZE: Final = 32 << 10
 
 Locate = Callable[[Sequence[bytes]], Mapping[bytes, Location]]
+#: Makes of a damaged object the error that its reader gets.
+Explain = Callable[["DigestMismatch"], Exception]
 
 
 class DigestMismatch(Corrupt):
@@ -48,9 +50,12 @@ class ObjectReader:
     Concurrency: safe from several threads; each iteration belongs to one.
     """
 
-    def __init__(self, backend: PackBackend, locate: Locate, *, workers: int = 2) -> None:
+    def __init__(
+        self, backend: PackBackend, locate: Locate, *, workers: int = 2, explain: Explain | None = None
+    ) -> None:
         self._backend = backend
         self._locate = locate
+        self._explain = explain or (lambda error: error)
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "lading-read")
 
@@ -63,13 +68,16 @@ class ObjectReader:
                 callers who check a digest over everything, and look closer when that one is wrong.
         """
         tasks: deque[tuple[list[Location], Future[list[bytes]] | None]] = deque()
-        for group in self._groups(digests):
-            large = len(group) == 1 and group[0].size > FRAME_SIZE
-            tasks.append((group, None if large else self._pool.submit(self._load, group, verify)))
-            if len(tasks) > self._workers + 1:
+        try:
+            for group in self._groups(digests):
+                large = len(group) == 1 and group[0].size > FRAME_SIZE
+                tasks.append((group, None if large else self._pool.submit(self._load, group, verify)))
+                if len(tasks) > self._workers + 1:
+                    yield from self._take(*tasks.popleft(), verify)
+            while tasks:
                 yield from self._take(*tasks.popleft(), verify)
-        while tasks:
-            yield from self._take(*tasks.popleft(), verify)
+        except DigestMismatch as error:
+            raise self._explain(error) from error
 
     def _take(self, group: list[Location], task: Future[list[bytes]] | None, verify: bool) -> Iterator[Iterator[bytes]]:
         if task is None:
@@ -120,27 +128,47 @@ class ObjectReader:
             return self._load_once(group, verify)
         except PackMissing:
             found = self._find([location.digest for location in group])
+        try:
             return self._load_once([found[location.digest] for location in group], verify)
+        except PackMissing as error:
+            lost = next(location for location in found.values() if location.pack == error.name)
+            raise DigestMismatch(lost.digest, str(error)) from error
 
     def _load_once(self, group: list[Location], verify: bool) -> list[bytes]:
         result: dict[bytes, bytes] = {}
         for span in _spans(sorted(set(group), key=lambda location: (location.pack, location.offset))):
             start = span[0].offset
             size = span[-1].offset + span[-1].stored_size - start
+            raw = None
             try:
                 raw = memoryview(self._backend.read(span[0].pack, start, size))
             except PackMissing:
                 raise
-            except Corrupt as error:
-                raise DigestMismatch(span[-1].digest, str(error)) from error
+            except Corrupt:
+                pass  # cut, or unreadable in part: only the objects whose bytes are gone are damaged
             for location in span:
                 begin = location.offset - start
-                stored = raw[begin : begin + location.stored_size]
+                stored = raw[begin : begin + location.stored_size] if raw is not None else self._stored(location)
                 result[location.digest] = _checked(location, stored, verify)
         return [result[location.digest] for location in group]
 
+    def _stored(self, location: Location) -> memoryview:
+        try:
+            return memoryview(self._backend.read(location.pack, location.offset, location.stored_size))
+        except PackMissing:
+            raise
+        except Corrupt as error:
+            raise DigestMismatch(location.digest, str(error)) from error
+
     def _stream(self, location: Location, verify: bool) -> Iterator[bytes]:
-        """Read a large object frame by frame, decompressing ahead."""
+        """Read a large object; see :meth:`_frames`."""
+        try:
+            yield from self._frames(location, verify)
+        except DigestMismatch as error:
+            raise self._explain(error) from error
+
+    def _frames(self, location: Location, verify: bool) -> Iterator[bytes]:
+        """Read an object frame by frame, decompressing ahead."""
         state = blake3()
         tasks: deque[Future[bytes]] = deque()
         frames = iter(frames_of(location))
@@ -158,12 +186,14 @@ class ObjectReader:
 
     def _frame(self, location: Location, offset: int, stored_size: int, size: int) -> bytes:
         try:
-            raw = self._backend.read(location.pack, offset, stored_size)
-        except PackMissing:
-            moved = self._find([location.digest])[location.digest]
-            raw = self._backend.read(moved.pack, moved.offset + offset - location.offset, stored_size)
-        try:
+            try:
+                raw = self._backend.read(location.pack, offset, stored_size)
+            except PackMissing:
+                moved = self._find([location.digest])[location.digest]
+                raw = self._backend.read(moved.pack, moved.offset + offset - location.offset, stored_size)
             return decompress(location.codec, raw, size)
+        except DigestMismatch:
+            raise
         except Corrupt as error:
             raise DigestMismatch(location.digest, str(error)) from error
 
@@ -177,7 +207,12 @@ class ObjectReader:
         Returns:
             The bytes from ``offset`` on, fewer than ``size`` at the object's end.
         """
-        location = self._find([digest])[digest]
+        try:
+            return self._range(self._find([digest])[digest], offset, size)
+        except DigestMismatch as error:
+            raise self._explain(error) from error
+
+    def _range(self, location: Location, offset: int, size: int) -> bytes:
         parts = []
         position = 0
         for frame_offset, stored_size, plain_size in frames_of(location):

@@ -64,6 +64,9 @@ if TYPE_CHECKING:
         records as records,
     )
     from lading.flows import (
+        refill as refill,
+    )
+    from lading.flows import (
         repair as repair,
     )
     from lading.flows import (

@@ -7,17 +7,19 @@ errors are also those of the images above it, and an image's those of its contai
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from lading.catalog import damage as catalog_damage
 from lading.catalog import reach
 from lading.catalog.database import Connection
+from lading.driveroptions import parse_size
 from lading.errors import Corrupt
-from lading.flows import driver, modified, stores
+from lading.flows import damage, driver, modified, scrub, stores
 from lading.flows.context import Context
 from lading.objects import verify
-from lading.values import Container, Image, Layer, Location, printable
+from lading.values import Container, Image, Layer, printable
 
 #: Age from which a layer that nothing uses is an error, in nanoseconds: a day.
 MAX_AGE_NS: Final = 24 * 3600 * 10**9
@@ -39,6 +41,7 @@ class CheckReport:
     findings: tuple[Finding, ...]
     depths: tuple[tuple[str, float, str], ...]  #: name, seconds, what was looked at
     incomplete: bool = False  #: something could not be checked
+    damaged: int = 0  #: packs and objects that some record needs and that are not as they should be
 
     def ids(self, kind: str) -> list[str]:
         """Ids of a kind with findings, in order."""
@@ -62,26 +65,42 @@ class _Errors:
 
 
 def check(
-    context: Context, *, content: bool = False, modifications: bool = True, max_age_ns: int = MAX_AGE_NS
+    context: Context,
+    *,
+    content: bool = False,
+    modifications: bool = True,
+    max_age_ns: int = MAX_AGE_NS,
+    rate: int | str = 0,
+    seconds: float = 0.0,
 ) -> CheckReport:
-    """Check a store and those beside it.
+    """Check a store and those beside it. What is found damaged is noted; see ``flows/damage.py``.
 
     Args:
         context: the store.
-        content: read and hash every stored byte as well.
+        content: read and hash every stored byte as well, or what is left of an interrupted reading; see ``flows/scrub.py``.
         modifications: compare layers that were written to after a diff was applied with that diff.
         max_age_ns: age from which a layer that nothing uses is an error.
+        rate: with ``content``: stored bytes read in a second; text has a unit, see ``driveroptions.parse_size``; 0 for
+            no bound.
+        seconds: with ``content``: begin to read nothing more after so long; 0 for no bound.
     """
+    budget = scrub.Budget(parse_size(rate) if isinstance(rate, str) else rate, seconds) if content else None
+    incomplete = False
+    damaged = 0
     findings: list[Finding] = []
     depths: list[tuple[str, float, str]] = []
     seen: set[tuple[str, str]] = set()
     for origin, part in enumerate(context.stores):
         prefix = "read-only " if origin >= context.writable_stores else ""
         try:
-            errors, own = _check_store(context, origin, part, depths, content=content, modifications=modifications)
+            errors, own, unread, lost = _check_store(
+                context, origin, part, depths, budget=budget, modifications=modifications
+            )
         except Corrupt as error:
             return CheckReport((*findings, Finding("store", part.store_id, str(error))), tuple(depths), True)
         findings += own
+        incomplete |= unread
+        damaged += lost
         if not prefix:
             _unused(context, origin, errors, max_age_ns)
         for kind, found in (("layer", errors.layers), ("image", errors.images), ("container", errors.containers)):
@@ -89,7 +108,7 @@ def check(
                 if (kind, record_id) not in seen:
                     findings += [Finding(prefix + kind, record_id, prefix + message) for message in messages]
         seen.update((finding.kind.removeprefix("read-only "), finding.id) for finding in findings)
-    return CheckReport(tuple(dict.fromkeys(findings)), tuple(depths))
+    return CheckReport(tuple(dict.fromkeys(findings)), tuple(depths), incomplete, damaged)
 
 
 def _check_store(
@@ -98,9 +117,14 @@ def _check_store(
     part: Context,
     depths: list[tuple[str, float, str]],
     *,
-    content: bool,
+    budget: scrub.Budget | None,
     modifications: bool,
-) -> tuple[_Errors, list[Finding]]:
+) -> tuple[_Errors, list[Finding], bool, int]:
+    """Check one store.
+
+    Returns:
+        Errors of records, findings about the store, whether something could not be checked, and how much is damaged.
+    """
     from lading.catalog import containers as catalog_containers
     from lading.catalog import images as catalog_images
     from lading.catalog import layers as catalog_layers
@@ -116,24 +140,12 @@ def _check_store(
         images = catalog_images.list_images(conn)
         containers = catalog_containers.list_containers(conn) if origin == 0 else []
     depths.append(("catalog", time.monotonic() - started, "constraints, foreign keys, records"))
-    started = time.monotonic()
-    with part.epochs.shared():
-        damage = list(verify.check_presence(part.backend, packs))
-        depths.append(("packs", time.monotonic() - started, f"presence, size and index of {len(packs)}"))
-        if content:
-            started = time.monotonic()
-            missing = {item.pack for item in damage}
-            with part.catalog.read() as conn:
-                locations = [item for item in _all_objects(conn) if item.pack not in missing]
-            damage += verify.verify_objects(part.backend, locations, workers=part.workers)
-            size = sum(item.size for item in locations)
-            depths.append(
-                ("content", time.monotonic() - started, f"every byte of {len(locations)} objects, {size} bytes")
-            )
+    found, unread = _bytes(part, packs, depths, budget)
+    own += [Finding("store", part.store_id, words) for words in unread]
     with part.catalog.read() as conn:
-        for item in damage:
-            own.append(Finding("store", item.pack, item.message))
-            _touched(conn, item, errors)
+        lost = _without_recipe(conn, errors)
+        touched = _touched(conn, found, errors)
+    own += touched
     _missing_parents(context, origin, layers, errors)
     if modifications and origin < context.writable_stores:
         for layer in layers.values():
@@ -145,7 +157,52 @@ def _check_store(
             errors.add(errors.layers, layer_id, f"layer {layer_id}: {words}")
     _images(context, origin, images, layers, errors)
     _containers(context, containers, images, errors)
-    return errors, own
+    return errors, own, bool(unread), lost + len(touched)
+
+
+def _bytes(
+    part: Context, packs: Mapping[str, int], depths: list[tuple[str, float, str]], budget: scrub.Budget | None
+) -> tuple[list[verify.Finding], list[str]]:
+    """Look at packs, and read what is in broken ones, what was found damaged before, and, if told to, all the rest.
+
+    Returns:
+        What is damaged: packs, then objects, each once; and a sentence for whatever could not be looked at.
+    """
+    started = time.monotonic()
+    found, unread = [], []
+    try:
+        found = _recorded_still(part, list(verify.check_presence(part.backend, packs)))
+    except OSError as error:
+        unread.append(f"packs could not be checked: {(error.strerror or str(error)).lower()}")
+    words = f"presence, size and index of {len(packs)}"
+    with part.catalog.read() as conn:
+        broken = {item.pack for item in found}
+        again = [item for item in catalog_damage.damaged(conn) if item.pack not in broken]
+        again += [item for name in sorted(broken) for item in catalog_damage.objects_in(conn, name)]
+    if again:
+        objects, more = damage.looked_at_again(part, again)
+        found += objects
+        unread += more
+        words += f"; every byte of {len(again)} objects in broken packs, or found damaged before"
+    if budget is None:
+        words += "; contents of other objects were not read"
+    depths.append(("packs", time.monotonic() - started, words))
+    if budget is not None:
+        started = time.monotonic()
+        read = scrub.scrub(part, budget)
+        depths.append(("content", time.monotonic() - started, read.words()))
+        found += read.findings
+        unread += read.unread
+    return list({(item.digest or item.pack): item for item in found}.values()), unread
+
+
+def _recorded_still(part: Context, found: list[verify.Finding]) -> list[verify.Finding]:
+    """Drop packs that a collection has removed since they were listed."""
+    if not found:
+        return []
+    with part.catalog.read() as conn:
+        recorded = reach.recorded_packs(conn)
+    return [item for item in found if item.pack in recorded]
 
 
 def _catalog(conn: Connection) -> Iterator[Finding]:
@@ -185,13 +242,21 @@ def _disagreeing(conn: Connection, errors: _Errors) -> None:
             errors.add(found_errors, record_id, words)
 
 
-def _all_objects(conn: Connection) -> Iterator[Location]:
+def _without_recipe(conn: Connection, errors: _Errors) -> int:
+    """Note layers whose diff, or listing, nothing tells any more.
+
+    Returns:
+        How many contents are so.
+    """
     query = (
-        "SELECT o.digest, o.kind, p.name, o.offset, o.stored_size, o.size, o.codec, o.frames FROM object o "
-        "JOIN pack p ON p.id = o.pack_id ORDER BY p.name, o.offset"
+        "SELECT c.key, l.id FROM content c JOIN layer l ON l.replay_content_id = c.id "
+        "OR l.seq IN (SELECT layer_id FROM layer_content lc WHERE lc.content_id = c.id) "
+        "WHERE c.state = 'ready' AND c.recipe_id IS NULL"
     )
-    for digest, kind, pack, offset, stored_size, size, codec, frames in conn.execute(query):
-        yield Location(bytes(digest), kind, pack, offset, stored_size, size, codec, bytes(frames or b""))
+    found = conn.execute(query).fetchall()
+    for key, layer_id in found:
+        errors.add(errors.layers, layer_id, f"layer {layer_id}: content {key} has no recipe")
+    return len({key for key, _ in found})
 
 
 def _missing_parents(context: Context, origin: int, layers: dict[str, Layer], errors: _Errors) -> None:
@@ -254,42 +319,59 @@ def _unused(context: Context, origin: int, errors: _Errors, max_age_ns: int) -> 
             errors.add(errors.layers, layer.id, f"layer {layer.id}: layer not referenced by any images or containers")
 
 
-#: Who needs an object: kind, id, and the name of a file or a data item.
-_USERS: Final = (
-    "SELECT 'layer' AS kind, l.id, 'file' AS what, p.path AS name FROM inode i JOIN entry e ON e.inode_id = i.id "
-    "JOIN path p ON p.id = e.path_id JOIN layer_content lc ON lc.content_id = e.content_id JOIN layer l ON l.seq = lc.layer_id "
-    "WHERE i.object_id = ?1 "
-    "UNION SELECT 'layer', l.id, 'recipe', '' FROM content c JOIN layer_content lc ON lc.content_id = c.id "
-    "JOIN layer l ON l.seq = lc.layer_id WHERE c.recipe_id = ?1 "
-    "UNION SELECT 'layer', l.id, 'recipe', '' FROM content_object x JOIN layer_content lc ON lc.content_id = x.content_id "
-    "JOIN layer l ON l.seq = lc.layer_id WHERE x.object_id = ?1 "
-    "UNION SELECT 'layer', l.id, 'data', d.key FROM layer_data d JOIN layer l ON l.seq = d.owner_id WHERE d.object_id = ?1 "
-    "UNION SELECT 'image', m.id, 'data', d.key FROM image_data d JOIN image m ON m.seq = d.owner_id WHERE d.object_id = ?1 "
-    "UNION SELECT 'container', c.id, 'data', d.key FROM container_data d JOIN container c ON c.seq = d.owner_id "
-    "WHERE d.object_id = ?1"
-)
+def _touched(conn: Connection, found: Sequence[verify.Finding], errors: _Errors) -> list[Finding]:
+    """Note damage with every record that is built of it.
+
+    Args:
+        conn: of the store's catalog.
+        found: packs that are not as recorded, and objects that are damaged.
+        errors: gets the records' messages.
+
+    Returns:
+        The findings about the store itself: whatever some record needs. What nobody needs goes with the next collection.
+    """
+    own = []
+    broken = {item.pack: item.message for item in found if item.location is None}
+    missing = {name for name, words in broken.items() if words.endswith("is missing")}
+    needed = set()
+    for item in found:
+        if item.location is None:
+            continue
+        users = catalog_damage.users(conn, item.digest)
+        if not users:
+            continue
+        needed.add(item.pack)
+        if item.pack not in missing:
+            own.append(Finding("store", item.pack, item.message))
+        for user in users:
+            if user.kind != "store":
+                records = {"layer": errors.layers, "image": errors.images, "container": errors.containers}[user.kind]
+                words = broken[item.pack] if item.pack in missing else item.message
+                errors.add(records, user.id, _words(user, words, whole=item.pack in missing))
+    for name, words in broken.items():
+        if name in needed or _is_needed(conn, name):
+            own.append(Finding("store", name, words))
+    return own
 
 
-def _touched(conn: Connection, damage: verify.Finding, errors: _Errors) -> None:
-    """Note a damaged object, or pack, with every record that is built of it."""
-    if damage.digest:
-        objects = conn.execute("SELECT id FROM object WHERE digest = ?", (damage.digest,)).fetchall()
-    else:
-        objects = conn.execute(
-            "SELECT o.id FROM object o JOIN pack p ON p.id = o.pack_id WHERE p.name = ?", (damage.pack,)
-        ).fetchall()
-    for (object_id,) in objects:
-        for kind, record_id, what, name in conn.execute(_USERS, (object_id,)):
-            found = {"layer": errors.layers, "image": errors.images, "container": errors.containers}[kind]
-            errors.add(found, record_id, _words(kind, record_id, what, name, damage))
+def _is_needed(conn: Connection, pack: str) -> bool:
+    """Tell whether a record needs anything of a pack."""
+    return any(catalog_damage.users(conn, item.digest) for item in catalog_damage.objects_in(conn, pack))
 
 
-def _words(kind: str, record_id: str, what: str, name: str, damage: verify.Finding) -> str:
-    if what == "data":
-        missing = f"{kind} data item is missing"
-        return f'{kind} {record_id}: data item "{printable(name)}": {damage.message if damage.digest else missing}'
-    if what == "file" and damage.digest:
-        return f'layer {record_id}: file integrity checksum failed for "{printable(name)}"'
-    if what == "recipe" and damage.digest:
-        return f"layer {record_id}: layer content incorrect digest"
-    return f"layer {record_id}: {damage.message}"
+def _words(user: catalog_damage.User, message: str, *, whole: bool) -> str:
+    """What is said of a record that needs something damaged.
+
+    Args:
+        user: the record, and what for.
+        message: what is wrong.
+        whole: the pack is missing.
+    """
+    kind, name = user.kind, printable(user.name)
+    if user.what == "data":
+        return f'{kind} {user.id}: data item "{name}": {f"{kind} data item is missing" if whole else message}'
+    if whole:
+        return f"layer {user.id}: {message}"
+    if user.what == "file":
+        return f'layer {user.id}: file integrity checksum failed for "{name}"'
+    return f"layer {user.id}: layer content incorrect digest"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from lading.flows.stores import Objects
     from lading.materialize.mounttable import MountTable
     from lading.materialize.probe import Abilities
-    from lading.objects.reader import ObjectReader
-    from lading.objects.writer import ObjectWriter
+    from lading.objects.reader import DigestMismatch, ObjectReader
+    from lading.objects.writer import Known, ObjectWriter
 
 _Result = TypeVar("_Result")
 
@@ -123,29 +123,33 @@ class Context:
         """Reads objects wherever the catalog says they lie."""
         from lading.objects.reader import ObjectReader
 
-        return ObjectReader(self.backend, self.locate, workers=self.workers)
+        return ObjectReader(self.backend, self.locate, workers=self.workers, explain=self._explain)
+
+    def _explain(self, error: DigestMismatch) -> Exception:
+        from lading.flows.damage import explain
+
+        return explain(self, error)
 
     def locate(self, digests: Sequence[bytes]) -> Mapping[bytes, Location]:
         """Look up where objects lie."""
         with self.catalog.read() as conn:
             return catalog_content.locate(conn, digests)
 
-    def known(self, digests: Sequence[bytes]) -> set[bytes]:
-        """Tell which objects are stored and not condemned; count on it only under an epoch lock."""
-        with self.catalog.read() as conn:
-            return catalog_content.known(conn, digests)
-
     @contextmanager
-    def writer(self, *, floor: bool = True, wanted: int | None = None) -> Iterator[ObjectWriter]:
+    def writer(
+        self, known: Known | None = None, *, floor: bool = True, wanted: int | None = None
+    ) -> Iterator[ObjectWriter]:
         """Open a writer of objects with its own staging folder. The caller holds the epoch lock.
 
         Args:
+            known: tells which objects need not be stored; None: those that are, and whose packs are there.
             floor: leave free what the settings say; without, only as much as must be.
             wanted: bytes to be stored at most, where that is known.
 
         Raises:
             Full: there is less room than is to be left; also while objects are stored.
         """
+        from lading.flows.damage import Counted
         from lading.flows.reserve import Floor
         from lading.materialize.beneath import remove_tree
         from lading.objects.durable import Staging, debris
@@ -159,7 +163,7 @@ class Context:
         staging = Staging(self.layout.staging)
         try:
             with ObjectWriter(
-                self.backend, staging, known=self.known, level=self.settings.level or DEFAULT_LEVEL,
+                self.backend, staging, known=known or Counted(self), level=self.settings.level or DEFAULT_LEVEL,
                 workers=self.workers, pack_size=self.settings.pack_size, room=room,
             ) as writer:  # fmt: skip
                 yield writer

@@ -22,9 +22,8 @@ from typing import Any, BinaryIO, Final
 from blake3 import blake3
 
 from lading.errors import DuplicateID, InUse, InvalidInput, NotFound
-from lading.flows import images, layers, records
+from lading.flows import damage, images, ingest, layers, records, stores
 from lading.flows.context import Context, Progress
-from lading.flows.ingest import check_digest
 from lading.values import Image, Layer, Readable, printable
 
 #: Documents (index, manifest, config) are read into memory; real ones are a few KiB.
@@ -100,20 +99,25 @@ class _Source:
 def import_image(context: Context, source: str, *, names: Sequence[str], progress: Progress | None) -> list[Image]:
     """Import images from ``oci:DIR[:TAG]`` or ``docker-archive:FILE``."""
     context.need_writable()
+    wanted = records.check_names(names)
+    found = sources(source)
+    if wanted and len(found) > 1:
+        raise InvalidInput(f"{printable(source)} holds {len(found)} images: name one of them by its tag")
+    return [_store(context, image, wanted, progress) for image in found]
+
+
+def sources(source: str) -> list[_Source]:
+    """Describe the images of ``oci:DIR[:TAG]`` or ``docker-archive:FILE``; layers are not read."""
     transport, colon, rest = source.partition(":")
     if not colon or not rest:
         raise InvalidInput(f'"{printable(source)}" is no source: give oci:DIR[:TAG] or docker-archive:FILE')
-    wanted = records.check_names(names)
     match transport:
         case "oci":
-            sources = _oci_layout(rest)
+            return _oci_layout(rest)
         case "docker-archive":
-            sources = _docker_archive(Path(rest))
+            return _docker_archive(Path(rest))
         case _:
             raise InvalidInput(f'unknown transport "{printable(transport)}": use oci: or docker-archive:')
-    if wanted and len(sources) > 1:
-        raise InvalidInput(f"{printable(source)} holds {len(sources)} images: name one of them by its tag")
-    return [_store(context, image, wanted, progress) for image in sources]
 
 
 def _store(context: Context, source: _Source, names: Sequence[str], progress: Progress | None) -> Image:
@@ -147,9 +151,18 @@ def _store_layers(context: Context, source: _Source, made: list[str], progress: 
         if present is None or present.id != layer_id or present.diff_digest != diff_id or present.parent != top:
             present = _store_layer(context, blob, digest, diff_id, top, layer_id, _shifted(progress, done))
             made.append(present.id)
+        elif damage.any_noted(stores.home(context, present)):
+            _store_again(stores.home(context, present), blob, digest or diff_id)
         top = present.id
         done += blob.size
     return top
+
+
+def _store_again(home: Context, blob: _Blob, digest: str) -> None:
+    """Store the diff of a layer that is there: what of it is damaged heals."""
+    if home.writable:
+        with blob.open() as stream, ingest.ingesting(home, stream, expected=digest):
+            pass
 
 
 def _store_layer(
@@ -301,7 +314,7 @@ def _blob(folder: Path, descriptor: Any) -> tuple[_Blob, str]:
     if not isinstance(descriptor, dict) or not isinstance(descriptor.get("digest"), str):
         raise InvalidInput("a descriptor has no digest")
     digest: str = descriptor["digest"]
-    check_digest(digest)
+    ingest.check_digest(digest)
     if not digest.startswith("sha256:"):
         raise InvalidInput(f"blob {digest}: only sha256 is supported")
     path = folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
@@ -335,7 +348,7 @@ def _diff_ids(config: dict[str, Any], count: int) -> tuple[str, ...]:
     for diff_id in diff_ids:
         if not isinstance(diff_id, str) or not diff_id.startswith("sha256:"):
             raise InvalidInput("the config has a diff id that is no sha256 digest")
-        check_digest(diff_id)
+        ingest.check_digest(diff_id)
     return tuple(diff_ids)
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from lading.catalog import content as catalog_content
+from lading.catalog import damage as catalog_damage
 from lading.catalog.database import WriteTransaction
 from lading.errors import InvalidInput
 from lading.flows.context import Context, Progress
@@ -35,7 +36,7 @@ class Ingested:
     uids: tuple[int, ...]
     gids: tuple[int, ...]
     warnings: tuple[str, ...]
-    content_id: int | None  #: rows waiting to become visible; None when the content was there
+    content_id: int | None  #: rows waiting to become visible; None when the content was there, and whole
     epoch: int  #: the epoch whose lock is held
 
     @property
@@ -127,14 +128,17 @@ def _ingest(context: Context, source: InputStream, expected: str, epoch: int, wa
         if expected and expected not in (summary.compressed_digest, summary.diff_digest):
             raise InvalidInput(f"the diff has digest {summary.diff_digest}, not {expected}")
         content_id = None
+        recipe = sink.finish(summary)
+        packs = writer.finish()  # none when the diff is stored and sound
         with context.catalog.read() as conn:
-            present = catalog_content.find_content(conn, summary.diff_digest) is not None
-        if not present:
-            recipe = sink.finish(summary)
+            present = catalog_content.find_content(conn, summary.diff_digest)
+        if present is None:
             content_id = store_content(
-                context, writer.finish(), epoch=epoch, diff_id=summary.diff_digest, size=summary.diff_size,
-                recipe=recipe, tar=tar, named=sink.digests,
+                context, packs, epoch=epoch, diff_id=summary.diff_digest, size=summary.diff_size, recipe=recipe,
+                tar=tar, named=sink.digests,
             )  # fmt: skip
+        elif packs or present.recipe != recipe:
+            restore(context, present, packs, epoch=epoch, recipe=recipe, unnamed=shadowed(sink.digests, tar.entries))
     return Ingested(summary, tar.uids, tar.gids, tar.warnings, content_id, epoch)
 
 
@@ -170,6 +174,30 @@ def store_content(
         context.catalog, diff_id=diff_id, size=size, recipe=recipe, entries=tar.entries, uids=tar.uids, gids=tar.gids,
         diff_bytes=tar.diff_bytes, epoch=epoch, shadowed=shadowed(named, tar.entries),
     )  # fmt: skip
+
+
+def restore(
+    context: Context,
+    content: catalog_content.ContentInfo,
+    packs: Sequence[PackContents],
+    *,
+    epoch: int,
+    recipe: bytes,
+    unnamed: Collection[bytes],
+) -> None:
+    """Give a content that is there what the same tar has and it lacks: objects, and its recipe if that is lost.
+
+    Args:
+        context: the store.
+        content: whose.
+        packs: what was written, since it was missing or damaged.
+        epoch: the epoch whose lock the caller holds.
+        recipe: digest of the tar's recipe.
+        unnamed: what the recipe names and no entry has.
+    """
+    catalog_content.register_packs(context.catalog, packs, epoch)
+    catalog_damage.replace_recipe(context.catalog, content.id, recipe)
+    catalog_content.note_shadowed(context.catalog, content.id, unnamed)
 
 
 def shadowed(named: Collection[bytes], entries: Sequence[Entry]) -> set[bytes]:

@@ -14,15 +14,19 @@ from lading.flows.context import Context
 from lading.values import KIND_SNAPSHOT, RecordKind
 
 
-def snapshot_if_needed(context: Context) -> bool:
+def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
     """Close a segment that has grown long: all live records into an object, then a new segment.
+
+    Args:
+        context: the store.
+        damaged: do so in any case: the present snapshot's object is lost.
 
     Returns:
         Whether that was done.
     """
     journal = Journal(context.layout.journal)
     with context.catalog.read() as conn:
-        if not journal.needs_snapshot(conn):
+        if not damaged and not journal.needs_snapshot(conn):
             return False
     with context.epochs.shared() as epoch:
         with context.catalog.read() as conn:

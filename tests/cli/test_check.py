@@ -1,0 +1,133 @@
+"""`check` as scripts see it when something is damaged: groups on stdout, what was healed on stderr, the exit status."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lading import Store
+from tests import damage
+from tests.cli.test_command import LAYER, Run, lading, layer_file, ok
+
+__all__ = ["lading", "layer_file"]
+
+
+@pytest.fixture
+def damaged(lading: Run, layer_file: str, tmp_path: Path) -> str:
+    """An image of a layer with a damaged file, and a container of it."""
+    layer = ok(lading("import-layer", "-f", layer_file)).strip()
+    image = ok(lading("create-image", "-n", "img", layer)).splitlines()[0]
+    ok(lading("create-container", "-n", "ctr", image))
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
+        damage.spoil(store, damage.object_at(store, "bin/x"))
+    return layer
+
+
+WORDS = 'file integrity checksum failed for "bin/x"'
+
+
+def test_damage_is_told_by_diff_and_by_check_alike(lading: Run, damaged: str) -> None:
+    """Exit 1 of both; the diff says whose it is."""
+    shown = lading("diff", "-u", damaged)
+    assert shown.returncode == 1
+    assert f"needed by layer {damaged}, image " in shown.stderr
+    assert shown.stderr.count("\n") == 1
+
+    told = lading("check")  # reads no contents, but knows by now
+
+    assert told.returncode == 1
+    assert f"layer {damaged}:\n layer {damaged}: {WORDS}\n" in told.stdout
+    assert told.stderr == (
+        "1 layer errors, 0 read-only layer errors, 1 image errors, 0 read-only image errors, 1 container errors\n"
+    )
+
+
+def test_heal_from_a_tar_and_nothing_is_deleted(lading: Run, damaged: str, layer_file: str) -> None:
+    """The problems are listed all the same; afterwards there are none."""
+    done = lading("check", "--content", "--heal", "--from", layer_file)
+
+    assert (done.returncode, done.stderr) == (0, f"healed 1 objects from {layer_file}\n")
+    assert WORDS in done.stdout
+    assert ok(lading("check", "--content")) == ""
+    assert ok(lading("diff", "-u", damaged)).encode() == LAYER
+
+
+def test_heal_without_a_copy_deletes_nothing(lading: Run, damaged: str) -> None:
+    """And says what is left."""
+    done = lading("check", "--content", "--heal")
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "1 objects are still damaged",
+        "1 layer errors, 0 read-only layer errors, 1 image errors, 0 read-only image errors, 1 container errors",
+    ]
+    assert ok(lading("exists", "-q", damaged, "img", "ctr")) == ""
+
+
+def test_repair_deletes_what_cannot_be_healed(lading: Run, damaged: str) -> None:
+    """Containers need -f; what nobody needs any more is no damage."""
+    spared = lading("check", "--content", "-r")
+    assert spared.returncode == 1
+    assert ok(lading("exists", "-q", damaged, "img", "ctr")) == ""
+
+    done = lading("check", "--content", "-r", "-f")
+
+    assert (done.returncode, done.stderr) == (0, "1 objects are still damaged\n")
+    assert lading("exists", "-q", damaged).returncode == 1
+    assert ok(lading("check")) == ""
+    assert ok(lading("gc")) == ""
+    assert ok(lading("check", "--content")) == ""
+
+
+def test_repair_that_heals_deletes_nothing(lading: Run, damaged: str, layer_file: str) -> None:
+    """Not even containers with -f."""
+    done = lading("check", "--content", "-rf", "--from", layer_file)
+
+    assert (done.returncode, done.stderr) == (0, f"healed 1 objects from {layer_file}\n")
+    assert ok(lading("exists", "-q", damaged, "img", "ctr")) == ""
+
+
+def test_json_stays_as_it_was(lading: Run, damaged: str, layer_file: str) -> None:
+    """One document, of the problems found."""
+    done = lading("check", "--content", "--heal", "--from", layer_file, "-j")
+
+    found = json.loads(done.stdout)
+    assert found["Layers"] == {damaged: [{}]}
+    assert list(found) == ["Layers", "ROLayers", "Images", "ROImages", "Containers"]
+    assert done.returncode == 0
+
+
+def test_sizes_and_durations_are_checked(lading: Run) -> None:
+    """In the words of all sizes and durations."""
+    assert lading("check", "--rate", "fast").stderr == "invalid size: 'fast'\n"
+    assert lading("check", "--for", "bogus").stderr == 'time: invalid duration "bogus"\n'
+    assert ok(lading("check", "--rate", "50M", "--for", "1h")) == ""
+
+
+def test_an_interrupted_reading_goes_on(lading: Run, tmp_path: Path) -> None:
+    """By a signal, in the middle of a slow one; the next reads the rest."""
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
+        for number in range(4):
+            store.images.create(big_data={f"k{number}": os.urandom(70 << 20) if number < 2 else b"x"})
+    words = [sys.executable, "-m", "lading.cli", "-g", str(tmp_path / "root"), "-R", str(tmp_path / "run")]
+    with subprocess.Popen([*words, "check", "--content", "--rate", "40m"], stderr=subprocess.PIPE) as running:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and ok(lading("sql", "--csv", "SELECT objects FROM v_scrub")).count("\n") < 2:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None
+        assert running.stderr.read() == b"interrupted\n"
+    assert running.returncode == 130
+    ended, left = ok(lading("sql", "--csv", "SELECT ended IS NULL, objects_left FROM v_scrub")).split()[-1].split(",")
+    assert (ended, int(left) > 0) == ("1", True)
+
+    assert ok(lading("check", "--content")) == ""
+
+    assert ok(lading("sql", "--csv", "SELECT ended IS NULL, objects_left FROM v_scrub")).split()[-1] == "0,0"
