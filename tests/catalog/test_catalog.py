@@ -93,6 +93,7 @@ def test_the_database_is_as_safe_as_it_can_be(store: Store) -> None:
     assert {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in wanted} == wanted
 
 
+@pytest.mark.damages
 def test_a_newer_schema_or_format_is_refused(store: Store, tmp_path: Path) -> None:
     """With the version it has; nothing is written to it."""
     store._context.catalog.connection().execute("PRAGMA user_version = 99")

@@ -10,7 +10,7 @@ import pytest
 from lading import Store
 from tests.contract.samples import BASE
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.damages]
 
 
 def messages(store: Store, kind: str, *, content: bool = False) -> list[str]:

@@ -221,6 +221,7 @@ def test_taken_ids_and_names_are_refused(store: Store) -> None:
         store.layers.create("nothing")
 
 
+@pytest.mark.damages
 def test_damage_is_never_silent(store: Store, tmp_path: Path) -> None:
     """A flipped bit in a pack: the diff fails, check names the layer and the image, others go on."""
     bad = store.layers.import_(io.BytesIO(file(b"f", os.urandom(5000)) + END))
@@ -242,6 +243,7 @@ def test_damage_is_never_silent(store: Store, tmp_path: Path) -> None:
     assert taken_out(store, good.id) == LAYER
 
 
+@pytest.mark.damages
 def test_a_lost_pack_is_told_without_reading_contents(store: Store) -> None:
     """Presence is a depth of its own."""
     layer = store.layers.import_(io.BytesIO(LAYER))

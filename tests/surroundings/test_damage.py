@@ -17,6 +17,8 @@ from lading.errors import Corrupt, LadingError
 from tests.flows.test_layers import taken_out
 from tests.tarmake import tree
 
+pytestmark = pytest.mark.damages
+
 
 def layer_tar(seed: int) -> bytes:
     """A layer that shares nothing with others."""

@@ -323,6 +323,7 @@ def test_whoever_holds_the_catalog_for_too_long_is_named_by_every_command(store:
     assert store.check(content=True).findings == ()
 
 
+@pytest.mark.damages
 @pytest.mark.parametrize(
     ("marker", "words"),
     [
