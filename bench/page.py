@@ -267,9 +267,23 @@ def _milliseconds(values: Figures) -> str:
     return f"{values['median'] * 1e3:.0f} ms ({values['min'] * 1e3:.0f}–{values['max'] * 1e3:.0f})"
 
 
+def _check(figures: Figures, _: Figures) -> list[str]:
+    rates = [figures["bytes"] / figures["content_s"][key] / 1e6 for key in ("median", "max", "min")]
+    return [
+        "## Checks of a store of all eight layers\n",
+        f"{figures['objects']:,} objects of {figures['bytes']:,} bytes in {figures['packs']} packs; commands, start-up included.\n",
+        "| what | figure |",
+        "| --- | --- |",
+        f"| `check`: catalog, packs with their indexes, records | {_seconds(figures['plain_s'])}, peak memory {figures['plain_peak'] / 1e6:.0f} MB |",
+        f"| `check --content`: every byte as well | {_seconds(figures['content_s'])}, peak memory {figures['content_peak'] / 1e6:.0f} MB |",
+        f"| the same, of file content | {rates[0]:.0f} MB/s ({rates[1]:.0f}–{rates[2]:.0f}) |",
+        f"| `check --heal` of a missing pack of {figures['lost']:,} bytes, eight tars given | {figures['heal_s']:.1f} s |",
+    ]  # fmt: skip
+
+
 SECTIONS = {
     "applydiff": _applydiff, "diff": _diff, "series": _series, "again": _again, "memory": _memory, "records": _records,
-    "durability": _durability, "collection": _collection,
+    "durability": _durability, "collection": _collection, "check": _check,
     "questions": _questions, "start": _start, "first_file": _first_file, "cold_start": _cold_start, "views": _views,
 }  # fmt: skip
 

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench import durability, gcparts, page, parts, viewparts
+from bench import checking, durability, gcparts, page, parts, viewparts
 
 #: Everything that can be measured, in order.
 PARTS = {
@@ -23,6 +23,7 @@ PARTS = {
     **{part.__name__: part for part in (viewparts.first_file, viewparts.cold_start, viewparts.views)},
     "durability": durability.durability,
     "collection": gcparts.collection,
+    "check": checking.check,
 }
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "docs/benchmarks.json"
