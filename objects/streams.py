@@ -30,6 +30,9 @@ except ImportError:  # optional: twice as fast, otherwise the same
 #: Bytes read from the source at a time.
 READ_SIZE: Final = 1 << 20
 
+#: Compressed bytes that a member's decoder is given first.
+FEED_SIZE: Final = 4 << 10
+
 #: Plain bytes made of one step at most: what is compressed well cannot grow in memory.
 STEP_SIZE: Final = 4 << 20
 
@@ -182,6 +185,42 @@ class CompressedStreamError(InvalidInput):
     """A compressed stream is cut or damaged."""
 
 
+class _Packed:
+    """The compressed side: hashed as it comes, handed out in pieces that may be given back in part."""
+
+    def __init__(self, source: Iterator[bytes], outer: Hasher | None) -> None:
+        self._source = source
+        self._outer = outer
+        self._data = b""
+        self._position = 0
+
+    def _more(self) -> bool:
+        """Put the next piece behind what is left; False at the end."""
+        more = next(self._source, b"")
+        if more and self._outer is not None:
+            self._outer.update(more)
+        self._data, self._position = self._data[self._position :] + more, 0
+        return bool(more)
+
+    def peek(self, size: int) -> bytes:
+        """The next bytes, at most so many, without taking them."""
+        while len(self._data) - self._position < size and self._more():
+            pass
+        return self._data[self._position : self._position + size]
+
+    def take(self, size: int) -> bytes:
+        """At least one byte and at most so many; none at the end."""
+        if self._position == len(self._data):
+            self._more()
+        found = self._data[self._position : self._position + size]
+        self._position += len(found)
+        return found
+
+    def give_back(self, rest: bytes) -> None:
+        """Return the end of what was taken last."""
+        self._position -= len(rest)
+
+
 class InputStream:
     """A layer tar as presented: hands out plain bytes and hashes both sides."""
 
@@ -213,52 +252,49 @@ class InputStream:
             data = self._raw.read(READ_SIZE)
 
     def _members(self) -> Iterator[bytes]:
-        """The stream's plain bytes, member by member."""
-        assert self._outer is not None
-        source = self._source()
-        decoder = _decoder(self.compression)
-        begun = False
-        pending = b""
-        while True:
-            if not pending and decoder.wants_input:
-                pending = next(source, b"")
-                if not pending:
-                    break
-                self._outer.update(pending)
-            begun = True
-            try:
-                data = decoder.decode(pending)
-            except _DAMAGE as error:
-                raise CompressedStreamError(
-                    f"invalid tar header: the compressed stream is damaged ({error})"
-                ) from error
-            pending = b""
-            if data:
-                yield data
-            if decoder.eof:
-                pending = self._next_member(decoder.unused_data, source)
-                if not pending:
-                    return
-                decoder, begun = _decoder(self.compression), False
-        if begun or not decoder.eof:
-            raise CompressedStreamError("unexpected EOF: the compressed stream is cut")
+        """The stream's plain bytes, member by member.
 
-    def _next_member(self, rest: bytes, source: Iterator[bytes]) -> bytes:
-        """What follows a member: the beginning of another one, or nothing.
-
-        Raises:
-            CompressedStreamError: junk follows.
+        A member's decoder is given little at first, and twice as much each time: what lies behind its end is
+        copied, and a stream may be nothing but members of a few bytes.
         """
-        assert self._outer is not None
-        while len(rest) < _MAGIC_SIZE and (more := next(source, b"")):
-            self._outer.update(more)
-            rest += more
-        if self.compression == XZ:
-            while rest.startswith(b"\0\0\0\0"):  # stream padding comes in fours
-                rest = rest[4:] or next(source, b"")
-        if rest and detect(rest) != self.compression:
-            raise CompressedStreamError("invalid tar header: junk follows the compressed stream")
-        return rest
+        packed = _Packed(self._source(), self._outer)
+        while True:
+            decoder, feed = _decoder(self.compression), FEED_SIZE
+            while not decoder.eof:
+                data = b""
+                if decoder.wants_input:
+                    data = packed.take(feed)
+                    feed = min(2 * feed, READ_SIZE)
+                    if not data:
+                        raise CompressedStreamError("unexpected EOF: the compressed stream is cut")
+                try:
+                    plain = decoder.decode(data)
+                except _DAMAGE as error:
+                    raise CompressedStreamError(
+                        f"invalid tar header: the compressed stream is damaged ({error})"
+                    ) from error
+                if plain:
+                    yield plain
+            packed.give_back(decoder.unused_data)
+            if self.compression == XZ:
+                self._skip_padding(packed)
+            head = packed.peek(_MAGIC_SIZE)
+            if not head:
+                return
+            if detect(head) != self.compression:
+                raise CompressedStreamError("invalid tar header: junk follows the compressed stream")
+
+    @staticmethod
+    def _skip_padding(packed: _Packed) -> None:
+        """Skip the zeros between xz streams, which come in fours."""
+        skipped = 0
+        while packed.peek(1) == b"\0":
+            data = packed.take(READ_SIZE)
+            rest = data.lstrip(b"\0")
+            skipped += len(data) - len(rest)
+            packed.give_back(rest)
+        if skipped % 4:
+            raise CompressedStreamError("invalid tar header: the padding of the compressed stream is not in fours")
 
     def read(self, size: int) -> bytes:
         """Read plain bytes.

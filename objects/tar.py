@@ -29,9 +29,9 @@ from lading.objects.tarbase import (
     octal,
     pax_number,
     refused,
+    shown,
 )
 from lading.objects.tarsparse import check_regions, read_old_sparse, read_pax_sparse
-from lading.values import printable
 
 #: Times are clamped to what 64 bits hold.
 _INT64_MAX: Final = (1 << 63) - 1
@@ -68,7 +68,8 @@ class _Extensions:
     target: bytes | None = None
     pax: dict[bytes, bytes] = field(default_factory=dict)
     sparse_map: list[tuple[bytes, bytes]] = field(default_factory=list)
-    count: int = 0
+    count: int = 0  #: of those that say something of it; global ones in front do not
+    row: int = 0  #: of all that stand in a row
 
 
 def _members(source: Source, sink: TarSink, limits: TarLimits) -> Iterator[Member]:
@@ -129,14 +130,16 @@ def _read_extension(
 ) -> None:
     """Read a PAX or GNU extension header; global ones are only recorded."""
     size = _size(header, limits)
-    pending.count += 1
+    pending.row += 1
     if size > limits.extension_size_max:
         raise bad_header(f"an extension header has {size} bytes")
-    if pending.count > limits.extensions_max:
+    if pending.row > limits.extensions_max:
         raise bad_header(f"more than {limits.extensions_max} extension headers in a row")
     body = source.take(size + _padded(size))
     sink.literal(body)
     data = body[:size]
+    if kind != b"g":
+        pending.count += 1
     match kind:
         case b"L":
             pending.name = data.partition(b"\0")[0]
@@ -153,7 +156,6 @@ def _read_extension(
         case _:  # global: what it says of names and sizes is never believed
             for _ in _pax_records(data):
                 pass
-            pending.count -= 1 if pending.count == 1 else 0
 
 
 def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -219,7 +221,7 @@ def _described(header: bytes, kind: bytes, pending: _Extensions, limits: TarLimi
     name = pending.name if pending.name is not None else _name(header)
     target = pending.target if pending.target is not None else header[157:257].partition(b"\0")[0]
     if pax:
-        for key in (b"path", b"linkpath", b"GNU.sparse.name"):
+        for key in (b"path", b"linkpath", b"GNU.sparse.name", b"uname", b"gname"):
             if b"\0" in pax.get(key, b""):
                 raise bad_header(f"a PAX {key.decode()} has a NUL byte")
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or name
@@ -282,8 +284,8 @@ def _xattrs(pax: dict[bytes, bytes], name: bytes, limits: TarLimits) -> dict[byt
         if key.startswith(_XATTR):
             attribute = key[len(_XATTR) :]
             if len(attribute) > limits.name_size_max or not attribute.startswith(_NAMESPACES) or b"\0" in attribute:
-                raise refused(name, f'extended attribute "{printable(attribute)}" cannot be kept')
+                raise refused(name, f'extended attribute "{shown(attribute)}" cannot be kept')
             if len(value) > limits.xattr_size_max:
-                raise refused(name, f'extended attribute "{printable(attribute)}" has {len(value)} bytes')
+                raise refused(name, f'extended attribute "{shown(attribute)}" has {len(value)} bytes')
             found[attribute] = value
     return found

@@ -16,6 +16,9 @@ ZEROS: Final = bytes(BLOCK)
 #: Bytes asked of the source at a time.
 READ_SIZE: Final = 1 << 20
 
+#: Bytes of a name that a message shows.
+SHOWN_MAX: Final = 255
+
 #: Content up to this size is handed over whole, larger content chunk by chunk.
 WHOLE_SIZE_MAX: Final = 8 << 20
 
@@ -42,6 +45,7 @@ class TarLimits:
     """Bounds of what one layer tar may ask for."""
 
     entries_max: int = 4_000_000  #: names; a model of the tree is kept in memory
+    tree_size_max: int = 1 << 30  #: bytes of all paths, link targets and attributes of that model together
     size_max: int = 1 << 40  #: bytes of the stream, and of one sparse file
     extension_size_max: int = 1 << 20  #: bytes of one extension header
     extensions_max: int = 64  #: extension headers before one file
@@ -90,15 +94,20 @@ def cut() -> TarError:
     return TarError("unexpected EOF: the tar is cut")
 
 
+def shown(name: bytes) -> str:
+    """A name for a message: escaped, and cut where nobody reads on."""
+    return printable(name) if len(name) <= SHOWN_MAX else f"{printable(name[:SHOWN_MAX])}…"
+
+
 def bad_header(why: str, name: bytes = b"") -> TarError:
     """A header that cannot be believed."""
-    of = f' of "{printable(name)}"' if name else ""
+    of = f' of "{shown(name)}"' if name else ""
     return TarError(f"invalid tar header{of}: {why}")
 
 
 def refused(name: bytes, why: str) -> TarError:
     """An entry that is well formed and must not be unpacked."""
-    return TarError(f'"{printable(name)}": {why}')
+    return TarError(f'"{shown(name)}": {why}')
 
 
 class Source:
@@ -113,16 +122,20 @@ class Source:
 
     def fill(self, size: int) -> bool:
         """Have at least ``size`` bytes in the buffer; False at the stream's end."""
-        while len(self.data) - self.position < size:
+        parts = [self.data[self.position :]]
+        have = len(parts[0])
+        while have < size:
             more = self._read(READ_SIZE)
             if not more:
-                return False
+                break
             self._total += len(more)
             if self._total > self._limit:
                 raise TarError(f"the tar has more than {self._limit} bytes")
-            self.data = self.data[self.position :] + more if self.position < len(self.data) else more
-            self.position = 0
-        return True
+            parts.append(more)
+            have += len(more)
+        # Joined once: a source may hand out single bytes.
+        self.data, self.position = b"".join(parts) if parts[0] or len(parts) > 2 else parts[-1], 0
+        return have >= size
 
     def take(self, size: int) -> bytes:
         """Take the next ``size`` bytes."""

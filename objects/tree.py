@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from os import makedev
 from typing import Final
 
-from lading.objects.tarbase import Member, TarLimits, TarSummary, refused
-from lading.values import IMPLIED, PRESENT, WHITEOUT, Entry, Inode, printable
+from lading.objects.tarbase import Member, TarLimits, TarSummary, refused, shown
+from lading.values import IMPLIED, PRESENT, WHITEOUT, Entry, Inode
 
 _WHITEOUT: Final = b".wh."
 _OPAQUE: Final = b".wh..wh..opq"
@@ -20,6 +20,12 @@ _AUFS: Final = b".wh..wh."
 #: Symlinks followed while a parent is looked up, as in the kernel.
 _HOPS_MAX: Final = 40
 
+#: Steps of one such walk: targets may be as long as paths, and each link may lead through all the others.
+_STEPS_MAX: Final = 8192
+
+#: What one region of a sparse map counts in the model's size.
+_REGION_SIZE: Final = 128
+
 #: Attributes that are kept in the recipe and never applied.
 _NOT_APPLIED: Final = (b"trusted.overlay.", b"user.overlay.", b"system.", b"security.selinux", b"security.ima")
 
@@ -27,16 +33,18 @@ _TYPES: Final = {b"2": "l", b"3": "c", b"4": "b", b"5": "d", b"6": "p"}
 
 
 class _Node:
-    """A name of the tree. Names of one inode share the ``holder``; an implied directory has none."""
+    """A name of the tree. Names of one inode share the ``holder``; an implied directory has none.
 
-    __slots__ = ("children", "holder", "opaque", "solid", "whiteouts")
+    A directory that was replaced has no ``children`` any more: whoever remembers it sees so.
+    """
+
+    __slots__ = ("children", "holder", "opaque", "whiteouts")
 
     def __init__(self, holder: list[Inode] | None, children: dict[bytes, _Node] | None = None) -> None:
         self.holder = holder
         self.children = children  # None unless a directory
         self.whiteouts: set[bytes] | None = None
         self.opaque = False
-        self.solid = holder is not None  # False: only removals have implied it
 
 
 class Tree:
@@ -45,9 +53,12 @@ class Tree:
     def __init__(self, limits: TarLimits) -> None:
         self._limits = limits
         self._root = _Node(None, {})
-        self._directories: dict[bytes, _Node] = {b"": self._root}  # by cleaned path; only what is still there
+        self._directories: dict[bytes, _Node] = {b"": self._root}  # by cleaned path; see ``_known``
+        self._through: dict[bytes, _Node] = {}  # those reached through links, until a link or directory is replaced
         self._aside: dict[bytes, list[Inode]] = {}
         self._count = 0
+        self._size = 0
+        self._has_removals = False
         self._uids: set[int] = set()
         self._gids: set[int] = set()
         self._warnings: dict[str, str] = {}
@@ -58,10 +69,8 @@ class Tree:
         Raises:
             TarError: it must not be unpacked.
         """
-        self._count += 1
-        if self._count > self._limits.entries_max:
-            raise refused(member.name, f"the tar has more than {self._limits.entries_max} entries")
         path = self._clean(member.name, member.name)
+        self._account(path, member.name)
         parent_path, _, name = path.rpartition(b"/")
         if _WHITEOUT in path and self._special(member, path, parent_path, name):
             return
@@ -70,9 +79,7 @@ class Tree:
         if not path:
             self._add_root(member)
             return
-        parent = self._directories.get(parent_path) or self._directory(parent_path, member.name)
-        if not parent.solid:
-            self._make_solid(parent_path)
+        parent = self._directory(parent_path, member.name)
         if member.type == b"1":
             self._add_link(member, path, parent, name)
         elif member.type == b"5":
@@ -80,36 +87,53 @@ class Tree:
         else:
             self._replace(parent, name, _Node([self._inode(member)]))
 
-    def _clean(self, raw: bytes, shown: bytes) -> bytes:
+    def _account(self, path: bytes, wanted_by: bytes) -> None:
+        """Count a name that the model keeps.
+
+        Raises:
+            TarError: there are more, or they take more memory, than the limits allow.
+        """
+        self._count += 1
+        if self._count > self._limits.entries_max:
+            raise refused(wanted_by, f"the tar has more than {self._limits.entries_max} entries")
+        self._account_bytes(len(path), wanted_by)
+
+    def _account_bytes(self, size: int, wanted_by: bytes) -> None:
+        self._size += size
+        if self._size > self._limits.tree_size_max:
+            most = self._limits.tree_size_max
+            raise refused(wanted_by, f"the tar's names, link targets and attributes take more than {most} bytes")
+
+    def _clean(self, raw: bytes, wanted_by: bytes) -> bytes:
         """Normalise a name; ``b""`` is the root."""
         if not raw:
-            raise refused(shown, "an entry has no name")
+            raise refused(wanted_by, "an entry has no name")
         path = raw.rstrip(b"/")
         while path.startswith(b"./"):
             path = path[2:].lstrip(b"/")
         path = path.lstrip(b"/")
         if path.startswith(b".") or b"/." in path or b"//" in path:
-            path = self._cleaned_parts(path, shown)
+            path = self._cleaned_parts(path, wanted_by)
         if len(path) > self._limits.name_size_max:
-            self._check_lengths(path, shown)
+            self._check_lengths(path, wanted_by)
         return path
 
-    def _cleaned_parts(self, path: bytes, shown: bytes) -> bytes:
+    def _cleaned_parts(self, path: bytes, wanted_by: bytes) -> bytes:
         parts: list[bytes] = []
         for part in path.split(b"/"):
             if part == b"..":
                 if not parts:
-                    raise refused(shown, "the name climbs above the root")
+                    raise refused(wanted_by, "the name climbs above the root")
                 parts.pop()
             elif part not in (b"", b"."):
                 parts.append(part)
         return b"/".join(parts)
 
-    def _check_lengths(self, path: bytes, shown: bytes) -> None:
+    def _check_lengths(self, path: bytes, wanted_by: bytes) -> None:
         if len(path) > self._limits.path_size_max:
-            raise refused(shown[:64], f"the name has more than {self._limits.path_size_max} bytes")
+            raise refused(wanted_by, f"the name has more than {self._limits.path_size_max} bytes")
         if max(map(len, path.split(b"/"))) > self._limits.name_size_max:
-            raise refused(shown[:64], f"a component of the name has more than {self._limits.name_size_max} bytes")
+            raise refused(wanted_by, f"a component of the name has more than {self._limits.name_size_max} bytes")
 
     def _special(self, member: Member, path: bytes, parent_path: bytes, name: bytes) -> bool:
         """Take removals, opaque markers and leftovers of AUFS; False for ordinary names."""
@@ -131,6 +155,7 @@ class Tree:
         parent = self._directory(parent_path, member.name)
         if parent.whiteouts is None:
             parent.whiteouts = set()
+        self._has_removals = True
         parent.whiteouts.add(gone)
         return True
 
@@ -138,23 +163,28 @@ class Tree:
         if member.type != b"5":
             raise refused(member.name, "the root can only be a directory")
         self._root.holder = [self._inode(member)]
-        self._root.solid = True
 
-    def _directory(self, path: bytes, shown: bytes) -> _Node:
+    def _known(self, path: bytes) -> _Node | None:
+        """A directory that was looked up before and is still there."""
+        found = self._directories.get(path) or self._through.get(path)
+        return found if found is not None and found.children is not None else None
+
+    def _directory(self, path: bytes, wanted_by: bytes) -> _Node:
         """Find a directory, following this layer's own symlinks inside the root; implied ones are made.
 
         Raises:
             TarError: something on the way is no directory, a link leads nowhere or in a circle.
         """
-        found = self._directories.get(path)
+        found = self._known(path)
         if found is not None:
             return found
         at: list[_Node] = [self._root]
         names: list[bytes] = []
         pending = path.split(b"/")[::-1] if path else []
-        hops = 0
+        hops = steps = 0
         while pending:
             part = pending.pop()
+            steps += 1
             if part == b"..":
                 if names:
                     at.pop()
@@ -165,18 +195,16 @@ class Tree:
             child = children.get(part)
             if child is None:
                 if hops:
-                    raise refused(shown, f'"{printable(part)}" is reached through a link that leads nowhere')
-                self._count += 1
-                if self._count > self._limits.entries_max:
-                    raise refused(shown, f"the tar has more than {self._limits.entries_max} entries")
+                    raise refused(wanted_by, f'"{shown(part)}" is reached through a link that leads nowhere')
+                self._account(b"/".join([*names, part]), wanted_by)
                 child = children[part] = _Node(None, {})
             elif child.children is None:
                 inode = child.holder[0] if child.holder else None
                 if inode is None or inode.type != "l":
-                    raise refused(shown, f'"{printable(b"/".join([*names, part]))}" is not a directory')
+                    raise refused(wanted_by, f'"{shown(b"/".join([*names, part]))}" is not a directory')
                 hops += 1
-                if hops > _HOPS_MAX:
-                    raise refused(shown, "too many links on the way")
+                if hops > _HOPS_MAX or steps > _STEPS_MAX:
+                    raise refused(wanted_by, "too many links on the way")
                 if inode.target.startswith(b"/"):
                     at, names = [self._root], []
                 pending += [step for step in inode.target.split(b"/")[::-1] if step not in (b"", b".")]
@@ -185,26 +213,20 @@ class Tree:
             names.append(part)
             if not hops:
                 self._directories[b"/".join(names)] = child
+        if hops:
+            self._through[path] = at[-1]
         return at[-1]
-
-    def _make_solid(self, path: bytes) -> None:
-        """Note that a directory and those above it hold more than removals."""
-        node = self._root
-        node.solid = True
-        for part in path.split(b"/") if path else ():
-            child = node.children.get(part) if node.children else None
-            if child is None or child.children is None:
-                break  # reached through a link: the real place is marked below
-            node = child
-            node.solid = True
-        self._directory(path, path).solid = True
 
     def _inode(self, member: Member) -> Inode:
         kind = _TYPES.get(member.type, "f")
+        kept = len(member.target) + _REGION_SIZE * len(member.sparse)
+        kept += sum(len(name) + len(value) for name, value in member.xattrs.items())
+        if kept:
+            self._account_bytes(kept, member.name)
         if kind == "l" and not member.target:
             raise refused(member.name, "a symlink has no target")
         if len(member.target) > self._limits.path_size_max:
-            raise refused(member.name[:64], f"a link target has more than {self._limits.path_size_max} bytes")
+            raise refused(member.name, f"a link target has more than {self._limits.path_size_max} bytes")
         xattrs: tuple[tuple[bytes, bytes], ...] = ()
         if member.xattrs:
             xattrs = tuple(sorted(item for item in member.xattrs.items() if not item[0].startswith(_NOT_APPLIED)))
@@ -231,19 +253,18 @@ class Tree:
         if not 0 <= member.major < 1 << 12 or not 0 <= member.minor < 1 << 20:
             raise refused(member.name, f"device {member.major}:{member.minor} is out of range")
         if member.type == b"3" and not member.major and not member.minor:
-            self._warnings.setdefault(
-                "0:0", f'"{printable(member.name)}" is device 0:0, which a mount shows as a removal'
-            )
+            self._warnings.setdefault("0:0", f'"{shown(member.name)}" is device 0:0, which a mount shows as a removal')
         return makedev(member.major, member.minor)
 
     def _replace(self, parent: _Node, name: bytes, node: _Node) -> None:
         """Put a node in place of whatever was there."""
         assert parent.children is not None
-        old = parent.children.get(name)
+        old = parent.children.pop(name, None)
         if old is not None:
             if old.children is not None:
-                self._directories = {b"": self._root}  # what pointed into the old subtree is found again when needed
-            del parent.children[name]
+                _detach(old)
+            if old.holder is None or old.holder[0].type in "dl":
+                self._through.clear()
         parent.children[name] = node
 
     def _add_directory(self, member: Member, path: bytes, parent: _Node, name: bytes) -> None:
@@ -251,7 +272,7 @@ class Tree:
         holder = [self._inode(member)]
         old = parent.children.get(name)
         if old is not None and old.children is not None:
-            old.holder, old.solid = holder, True
+            old.holder = holder
             return
         self._replace(parent, name, _Node(holder, {}))
 
@@ -267,34 +288,35 @@ class Tree:
         directory_path, _, last = target.rpartition(b"/")
         directory = self._existing(directory_path)
         node = directory.children.get(last) if directory is not None and directory.children is not None else None
-        shown = printable(member.target)
+        aim = shown(member.target)
         if not target or node is None or (node.holder is None and node.children is None):
-            raise refused(member.name, f'hard link to "{shown}", which is not in this layer')
+            raise refused(member.name, f'hard link to "{aim}", which is not in this layer')
         if node.children is not None:
-            raise refused(member.name, f'hard link to "{shown}", which is a directory')
+            raise refused(member.name, f'hard link to "{aim}", which is a directory')
         if directory is parent and last == name:
             raise refused(member.name, "hard link to itself")
         assert node.holder is not None
         return node.holder
 
     def _existing(self, path: bytes) -> _Node | None:
-        """Find a directory without making any."""
-        found = self._directories.get(path)
+        """Find a directory without making any; behind a link of the layer, the long way, which makes none."""
+        found = self._known(path)
         if found is not None:
             return found
         node = self._root
-        for position, part in enumerate(path.split(b"/")):
+        for part in path.split(b"/"):
             child = node.children.get(part) if node.children is not None else None
             if child is None:
                 return None
-            if child.children is None:  # perhaps a link: the long way, which makes nothing behind one
-                rest = path.split(b"/")[position:]
-                return self._directory(path, path) if child.holder and child.holder[0].type == "l" and rest else None
+            if child.children is None:
+                return self._directory(path, path) if child.holder and child.holder[0].type == "l" else None
             node = child
         return node
 
     def summary(self) -> TarSummary:
         """The tree as entries."""
+        if self._has_removals:
+            self._settle_removals()
         entries = list(self._entries())
         seen: set[int] = set()
         total = 0
@@ -305,6 +327,34 @@ class Tree:
         return TarSummary(
             entries, tuple(sorted(self._uids)), tuple(sorted(self._gids)), tuple(self._warnings.values()), total
         )
+
+    def _settle_removals(self) -> None:
+        """Decide what removals of a name mean that is there as well.
+
+        What the layer holds stays; a directory then hides all lower ones. One that is only there because
+        something below it was removed goes with its name.
+        """
+        order: list[tuple[_Node, _Node, bytes]] = []  # directory, the one that it is in, its name
+        pending = [self._root]
+        while pending:
+            node = pending.pop()
+            assert node.children is not None
+            for name, child in node.children.items():
+                if child.children is not None:
+                    order.append((child, node, name))
+                    pending.append(child)
+        hollow: set[int] = set()
+        for node, parent, name in reversed(order):
+            assert node.children is not None
+            assert parent.children is not None
+            is_hollow = node.holder is None and all(id(child) in hollow for child in node.children.values())
+            if is_hollow:
+                hollow.add(id(node))
+            if parent.whiteouts and name in parent.whiteouts:
+                if is_hollow:
+                    del parent.children[name]
+                else:
+                    node.opaque = True
 
     def _entries(self) -> Iterator[Entry]:
         root = self._root
@@ -339,21 +389,20 @@ class Tree:
 _GONE: Final = _Node([])
 
 
+def _detach(top: _Node) -> None:
+    """Take a replaced directory apart, so that nobody who remembers part of it takes it for one."""
+    pending = [top]
+    while pending:
+        node = pending.pop()
+        if node.children is not None:
+            pending += node.children.values()
+            node.children = None
+
+
 def _listed(directory: _Node, prefix: bytes) -> Iterator[tuple[bytes, _Node]]:
     """A directory's names, sorted, removals among them."""
     children = directory.children
     assert children is not None
     gone = directory.whiteouts
-    if not gone:
-        for name in sorted(children):
-            yield prefix + name, children[name]
-        return
-    for name in sorted(children.keys() | gone):
-        node = children.get(name)
-        if name in gone:
-            if node is None or not node.solid:
-                node = _GONE
-            elif node.children is not None:
-                node.opaque = True  # removed and made anew: nothing of the lower one shows
-        assert node is not None
-        yield prefix + name, node
+    for name in sorted(children.keys() | gone if gone else children):
+        yield prefix + name, children.get(name, _GONE)
