@@ -157,9 +157,6 @@ class TreeBuilder:
             self.duplicate(self.leaders.get(leader, leader), path, inode)
             self.leaders[leader] = path
 
-    def special(self, inode: Inode) -> None:
-        """Learn that a symlink, device, fifo or socket was made."""
-
     def finish_links(self) -> None:
         """Learn that all names of all files are there."""
 
@@ -252,7 +249,6 @@ class TreeBuilder:
         else:
             raise InvalidInput(f"{printable(entry.path)} is of the unknown type {inode.type!r}")
         self.attributes.apply_at(name, parent, inode)
-        self.special(inode)
 
     def _write(self, files: Sequence[File], workers: Workers) -> None:
         contents = iter(self._source.contents(file.inode.digest for file in files if file.inode.digest))

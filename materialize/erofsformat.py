@@ -143,7 +143,7 @@ def xattr_entry(name: bytes, value: bytes) -> bytes | None:
         for prefix, number in _PREFIXES:
             if name.startswith(prefix):
                 index, rest = number, name[len(prefix) :]
-    if not index or len(rest) > 0xFF or len(value) > XATTR_VALUE_MAX:
+    if not index or (not rest and index in (1, 4, 6)) or len(rest) > 0xFF or len(value) > XATTR_VALUE_MAX:
         return None
     data = _XATTR_ENTRY.pack(len(rest), index, len(value)) + rest + value
     return data + bytes(-len(data) % 4)

@@ -11,7 +11,7 @@ from lading.errors import InvalidInput, Unsupported
 from lading.materialize import erofsformat as form
 from lading.materialize.beneath import split
 from lading.materialize.build import BARE_DIRECTORY
-from lading.materialize.whiteout import Xattrs, layer_xattrs, own_prefix
+from lading.materialize.whiteout import MAY_HIDE, Xattrs, layer_xattrs, own_prefix
 from lading.values import PRESENT, WHITEOUT, Entry, Inode, printable
 
 #: Bytes of inodes that are placed, and later written, together.
@@ -28,6 +28,7 @@ _WHITEOUT: Final = Inode("c", 0, 0, 0, 0)
 _REDIRECT: Final = own_prefix(False) + b"redirect"
 _METACOPY: Final = own_prefix(False) + b"metacopy"
 _OPAQUE: Final = ((own_prefix(False) + b"opaque", b"y"),)
+_MAY_HIDE: Final = (own_prefix(False) + MAY_HIDE, b"")
 
 
 class Node:
@@ -136,6 +137,8 @@ class Plan:
                 if folder is None or folder.children is None:
                     raise InvalidInput(f"{printable(path)} lies in no directory of its tree")
                 folder.children.append((name, node))
+                if entry.kind == WHITEOUT and _MAY_HIDE not in folder.xattrs:
+                    folder.xattrs = (*folder.xattrs, _MAY_HIDE)
                 if node.children is not None:
                     folder.nlink += 1
         for first, node in by_path.items():
@@ -162,8 +165,6 @@ class Plan:
                 found = layer_xattrs(inode.xattrs, userxattr=False)
                 node.xattrs = (*found, (_REDIRECT, self._redirect(inode)), (_METACOPY, b""))
                 node.inode = inode._replace(digest=b"", sparse=())  # a hole of the file's size
-        elif inode.type == "c" and not inode.rdev and entry.kind != WHITEOUT:
-            self.warnings["device 0:0"] = "character devices 0:0 of an image appear as deletions in an overlay"
         return node
 
     def _share_attributes(self) -> None:

@@ -33,7 +33,7 @@ from lading.materialize.copy import clean_building, make_building
 from lading.materialize.pool import Pool
 from lading.materialize.strategy import Farm
 from lading.materialize.verify import Verification
-from lading.materialize.whiteout import Xattrs, layer_xattrs, make_whiteout, mark_opaque
+from lading.materialize.whiteout import Xattrs, layer_xattrs, make_whiteout, mark_hiding, mark_opaque
 from lading.values import ContentSource, Entry, Inode, inode_key
 
 #: Rounds of building while others build, damage or evict the same farm.
@@ -263,6 +263,7 @@ class _FarmBuilder(TreeBuilder):
     def whiteout(self, name: bytes, parent: int) -> None:
         """Hide a name of lower layers."""
         make_whiteout(name, parent)
+        mark_hiding(parent, userxattr=self._strategy.userxattr)
 
     def needs_marks(self, entry: Entry) -> bool:
         """Only opaque directories have marks."""
@@ -272,11 +273,6 @@ class _FarmBuilder(TreeBuilder):
         """Mark an opaque directory."""
         if entry.opaque:
             mark_opaque(descriptor, userxattr=self._strategy.userxattr)
-
-    def special(self, inode: Inode) -> None:
-        """Say once what overlay cannot show."""
-        if inode.type == "c" and inode.rdev == 0:
-            self.attributes.warn("device 0:0", "character devices 0:0 of an image appear as deletions in an overlay")
 
     def regular(self, entry: Entry, inode: Inode) -> None:
         """Link the pool's file, or put the writing off."""

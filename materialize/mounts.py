@@ -23,6 +23,9 @@ from lading.values import printable
 #: mount(2) takes a page of options, NUL included.
 _OPTIONS_MAX: Final = 4095
 
+#: fsconfig takes strings of 256 bytes, NUL included.
+_STRING_MAX: Final = 255
+
 _FIXED: Final = {"redirect_dir": "off", "metacopy": "off", "index": "off"}
 
 #: Processes named in a message.
@@ -197,12 +200,12 @@ def _mount_new(
     try:
         shown = _all_shown(lowers, opened, abilities)
         descriptor = syscalls.fsopen(b"overlay")
-        syscalls.fsconfig_string(descriptor, b"source", source.encode())
+        syscalls.fsconfig_string(descriptor, b"source", source.encode()[:_STRING_MAX])
         for path in shown:
             syscalls.fsconfig_string(descriptor, b"lowerdir+", path)
         if upper is not None and work is not None:
-            syscalls.fsconfig_string(descriptor, b"upperdir", os.fsencode(upper))
-            syscalls.fsconfig_string(descriptor, b"workdir", os.fsencode(work))
+            syscalls.fsconfig_string(descriptor, b"upperdir", _plain(upper, opened))
+            syscalls.fsconfig_string(descriptor, b"workdir", _plain(work, opened))
         for key, value in settings.items():
             if value is None:
                 syscalls.fsconfig_flag(descriptor, key.encode())
@@ -225,12 +228,18 @@ def _mount_new(
 def _shown(lower: LowerDir, opened: list[int], abilities: MountAbilities) -> bytes:
     """The path by which overlay finds a layer; it takes a mount of its own from it."""
     if not lower.image and lower.namespace < 0:
-        return os.fsencode(lower.path)
+        return _plain(lower.path, opened)
     mount = open_image(lower.path, abilities) if lower.image else syscalls.open_tree_clone(os.fsencode(lower.path))
     opened.append(mount)
     if lower.namespace >= 0:
         syscalls.mount_setattr_idmap(mount, lower.namespace)
     return b"/proc/self/fd/%d" % opened[-1]
+
+
+def _plain(path: Path, opened: list[int]) -> bytes:
+    """A folder's path as fsconfig takes it: not too long, and free of what overlay takes for an escape."""
+    raw = os.fsencode(path)
+    return raw if len(raw) <= _STRING_MAX and b"\\" not in raw else _short(path, opened).encode()
 
 
 def _all_shown(lowers: Sequence[LowerDir], opened: list[int], abilities: MountAbilities) -> list[bytes]:

@@ -9,9 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import Final
 
 from lading.errors import Unsupported
+
+#: Attribute, behind the own prefix, of a directory that holds whiteouts. Overlay takes a directory that it merges with
+#: none for free of them and would list their names, unless it bears this mark of one that was copied up.
+MAY_HIDE: Final = b"origin"
 
 Xattrs = tuple[tuple[bytes, bytes], ...]
 
@@ -69,6 +74,12 @@ def make_whiteout(name: bytes, dir_fd: int) -> None:
         os.mknod(name, stat.S_IFCHR, os.makedev(0, 0), dir_fd=dir_fd)
     except PermissionError as error:
         raise Unsupported("whiteouts cannot be made here: mknod of device 0:0 is not permitted") from error
+
+
+def mark_hiding(descriptor: int, *, userxattr: bool) -> None:
+    """Tell overlay that a directory holds whiteouts; where that is refused, their names may be listed."""
+    with suppress(OSError):
+        os.setxattr(descriptor, own_prefix(userxattr) + MAY_HIDE, b"")
 
 
 def mark_opaque(descriptor: int, *, userxattr: bool) -> None:

@@ -180,14 +180,6 @@ def test_overlay_shows_what_the_marks_mean(cache: Path, tmp_path: Path) -> None:
     assert names == {"d", "d/stays", "hides", "hides/new", "marked", "marked/old"}
 
 
-def test_a_device_that_overlay_takes_for_a_deletion_is_told_once(cache: Path) -> None:
-    tree = [other(b"a", "c", rdev=0), other(b"b", "c", rdev=0)]
-    info = build_farm(cache, "k", tree, MemorySource(), ROOT)
-
-    assert len(info.warnings) == 1
-    assert build_farm(cache, "k", tree, MemorySource(), ROOT, boot="next").warnings == info.warnings
-
-
 def test_deep_farms_need_few_descriptors(cache: Path) -> None:
     source = MemorySource()
     levels = deep(1200)
