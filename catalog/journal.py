@@ -275,7 +275,7 @@ def read_segment(path: Path, segment: int, *, start: int = 0) -> Iterator[Line]:
         file.seek(start)
         for raw in file:
             end += len(raw)
-            with suppress(ValueError, KeyError, TypeError):
+            with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
                 text, digest = raw.rstrip(b"\n").rsplit(b" ", 1)
                 if raw.endswith(b"\n") and blake3(text).hexdigest(16).encode() == digest:
                     body = json.loads(text)

@@ -87,7 +87,9 @@ class Session:
             chosen = self._chosen()
             for warning in chosen.warnings:
                 log("warning", warning)
-            return Store.open(chosen.root, run=chosen.run, driver=chosen.settings.driver, settings=chosen.settings)
+            return Store.open(
+                chosen.root, run=chosen.run, driver=chosen.settings.driver, settings=chosen.settings, warn=warn
+            )
         except LadingError as error:
             raise StoreNotOpened(str(error)) from error
 
@@ -122,6 +124,11 @@ class Session:
         from lading.cli.progress import Display
 
         return Display(what, enabled=self.progress == "auto" and sys.stderr.isatty())
+
+
+def warn(sentence: str) -> None:
+    """Tell of something that was done otherwise than asked for."""
+    sys.stderr.write(f"warning: {sentence}\n")
 
 
 def log(level: str, message: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lading.errors import InvalidInput
+from lading.values import printable
 
 #: Where root's store lies, and its run root, when nothing else is said.
 SYSTEM_ROOT: Final = Path("/var/lib/lading")
@@ -40,6 +41,7 @@ class Settings:
     repack_share: float = 0.3  #: dead share from which gc rewrites a pack
     entries_max: int = 4_000_000  #: names in one layer tar
     size_max: int = 1 << 40  #: bytes of one layer tar, uncompressed
+    tree_size_max: int = 1 << 30  #: bytes of all its names, link targets and attributes
     image_store: str = ""  #: root of a separate store for images and read-only layers; "" = all in one
     additional_stores: tuple[str, ...] = ()  #: roots of stores to read from as well
     layer_stores: tuple[str, ...] = ()  #: folders of layers by the digest of their table of contents: ``PATH[:ref]``
@@ -103,32 +105,41 @@ def load(environ: Mapping[str, str], uid: int) -> Configuration:
     path = config_file(environ)
     if path is not None:
         values = _parse(path)
-        root = Path(values.pop("root", root))
-        run = Path(values.pop("run", run))
+        root, run = (_path(path, key, values.pop(key, found)) for key, found in (("root", root), ("run", run)))
         settings = _settings(path, values)
     return Configuration(root, run, settings)
 
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_bytes().decode())
     except OSError as error:
         raise InvalidInput(f"configuration file {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"configuration file {path}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"configuration file {path}: byte {error.start} is not valid UTF-8") from error
+    except ValueError as error:  # besides TOMLDecodeError: a number of more digits than Python converts
+        raise InvalidInput(f"configuration file {path}: {printable(str(error))}") from error
+    except RecursionError as error:
+        raise InvalidInput(f"configuration file {path}: nested too deep") from error
+
+
+def _path(path: Path, key: str, value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value) or "\0" in str(value):
+        raise InvalidInput(f"configuration file {path}: {key} must be a path")
+    return Path(value)
 
 
 def _settings(path: Path, values: Mapping[str, Any]) -> Settings:
     known = {field.name: field for field in fields(Settings)}
     for key, value in values.items():
         if key not in known:
-            raise InvalidInput(f"configuration file {path}: unknown key {key!r}")
+            raise InvalidInput(f"configuration file {path}: unknown key {printable(key)}")
         wanted = type(getattr(Settings(), key))
         if wanted is tuple and isinstance(value, list) and all(isinstance(item, str) for item in value):
             values = {**values, key: tuple(value)}
             continue
-        if not isinstance(value, wanted) and not (wanted is float and isinstance(value, int)):
+        is_wrong = not isinstance(value, wanted) or isinstance(value, bool) is not (wanted is bool)
+        if is_wrong and not (wanted is float and isinstance(value, int) and not isinstance(value, bool)):
             raise InvalidInput(f"configuration file {path}: {key} must be of type {wanted.__name__}")
     settings = replace(Settings(), **values)
     if settings.driver not in ("", *DRIVERS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -82,6 +82,7 @@ class Store:
         run: str | os.PathLike[str] | None = None,
         driver: str = "",
         settings: Settings | None = None,
+        warn: Callable[[str], None] | None = None,
     ) -> Store:
         """Open a store, making it when it is not there.
 
@@ -90,13 +91,19 @@ class Store:
             run: folder of what belongs to this boot (mount points and records); None for the default.
             driver: "overlay" or "vfs"; empty for overlay where it works.
             settings: how to work; None for the defaults.
+            warn: called with a sentence for whatever is done otherwise than asked for, and is no error; None to log
+                it as "lading".
 
         Raises:
             Unsupported: the store was written by a newer version, or the folder belongs to another program.
             ReadOnly: the store is missing and cannot be made. (An existing one on a read-only
                 filesystem opens, and refuses what writes.)
         """
-        return cls(flows.opening.open_context(Path(root), Path(run) if run else None, driver, settings or Settings()))
+        context = flows.opening.open_context(Path(root), Path(run) if run else None, driver, settings or Settings())
+        if warn is not None:
+            for part in context.stores:
+                part.warn = warn
+        return cls(context)
 
     @classmethod
     def shared(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -32,6 +32,13 @@ NO_SHIFTING: Final = "_CONTAINERS_OVERLAY_DISABLE_IDMAP"
 
 #: Called with the bytes or items done, and their total when it is known.
 Progress = Callable[[int, int | None], None]
+
+
+def log_warning(sentence: str) -> None:
+    """Log a warning; where no program has set up logging, it goes to standard error."""
+    import logging
+
+    logging.getLogger("lading").warning("%s", sentence)
 
 
 class Context:
@@ -64,7 +71,14 @@ class Context:
         self.stores: tuple[Context, ...] = (self, *([image_store] if image_store else []), *additional)
         #: How many of them, from the first, may be written to.
         self.writable_stores = 2 if image_store else 1
+        #: Called with a sentence for whatever is done otherwise than asked for, and is no error.
+        self.warn: Callable[[str], None] = log_warning
         self._wanted_driver = driver
+
+    def warn_of(self, sentences: Iterable[str]) -> None:
+        """Pass warnings on."""
+        for sentence in sentences:
+            self.warn(sentence)
 
     @property
     def workers(self) -> int:

@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import re
-import tarfile
+import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Final
@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, Final
 from blake3 import blake3
 
 from lading.errors import DuplicateID, InUse, InvalidInput, NotFound
-from lading.flows import damage, images, ingest, layers, records, stores
+from lading.flows import damage, dockerarchive, images, ingest, layers, records, stores
 from lading.flows.context import Context, Progress
 from lading.values import Image, Layer, Readable, printable
 
@@ -31,6 +31,9 @@ DOCUMENT_SIZE_MAX: Final = 4 << 20
 
 #: Indexes may point to indexes; real ones do so once.
 INDEX_DEPTH_MAX: Final = 4
+
+#: Images that one layout may list.
+IMAGES_MAX: Final = 10_000
 
 MANIFEST_TYPES: Final = frozenset(
     {"application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json"}
@@ -51,7 +54,9 @@ class _Blob:
 
     @contextmanager
     def open(self) -> Iterator[Readable]:
-        with self.path.open("rb") as file:
+        # A pipe in place of a file would keep us waiting for its other end.
+        descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
             file.seek(self.offset)
             yield _Range(file, self.size)
 
@@ -90,6 +95,10 @@ class _Source:
     names: tuple[str, ...]
     created: str
 
+    def named(self, name: str) -> _Source:
+        """The same image under a name, if it has one."""
+        return replace(self, names=(name,)) if name else self
+
     @property
     def image_id(self) -> str:
         """32 hex digits drawn from the config's digest: the same image imported twice has one id."""
@@ -103,7 +112,19 @@ def import_image(context: Context, source: str, *, names: Sequence[str], progres
     found = sources(source)
     if wanted and len(found) > 1:
         raise InvalidInput(f"{printable(source)} holds {len(found)} images: name one of them by its tag")
-    return [_store(context, image, wanted, progress) for image in found]
+    for image in found:
+        records.check_names(image.names)
+    made: list[str] = []
+    recorded: list[str] = []
+    try:
+        tops = [_store_layers(context, image, made, progress) for image in found]
+        return [
+            _store_record(context, image, top, (*wanted, *image.names), recorded)
+            for image, top in zip(found, tops, strict=True)
+        ]
+    except BaseException:
+        _undo(context, recorded, made)
+        raise
 
 
 def sources(source: str) -> list[_Source]:
@@ -120,24 +141,14 @@ def sources(source: str) -> list[_Source]:
             raise InvalidInput(f'unknown transport "{printable(transport)}": use oci: or docker-archive:')
 
 
-def _store(context: Context, source: _Source, names: Sequence[str], progress: Progress | None) -> Image:
-    """Store an image's layers, then its record with all its documents."""
-    made: list[str] = []
-    try:
-        top = _store_layers(context, source, made, progress)
-        return _store_record(context, source, top, (*names, *source.names))
-    except BaseException:
-        _undo(context, made)
-        raise
-
-
-def _undo(context: Context, made: Sequence[str]) -> None:
-    """Delete the layers of a failed import, but for those that somebody built on meanwhile."""
+def _undo(context: Context, recorded: Sequence[str], made: Sequence[str]) -> None:
+    """Delete the images and layers of a failed import, but for layers that somebody built on meanwhile."""
+    for image_id in reversed(recorded):
+        with suppress(InUse, NotFound):
+            images.delete_record(context, image_id)
     for layer_id in reversed(made):
-        try:
+        with suppress(InUse, NotFound):
             layers.delete(context, layer_id)
-        except (InUse, NotFound):
-            return
 
 
 def _store_layers(context: Context, source: _Source, made: list[str], progress: Progress | None) -> str:
@@ -171,11 +182,7 @@ def _store_layer(
     taken = layers.find(context, layer_id) is not None
     wanted = layers.NewLayer(parent=parent, id="" if taken else layer_id, read_only=True)
     with blob.open() as stream:
-        layer = layers.import_layer(context, stream, wanted, expected=digest or diff_id, progress=progress)
-    if layer.diff_digest != diff_id:
-        layers.delete_unchecked(context, layer.id)
-        raise InvalidInput(f"layer {layer.diff_digest} is not the one the config lists: {diff_id}")
-    return layer
+        return layers.import_layer(context, stream, wanted, expected=digest, diff_id=diff_id, progress=progress)
 
 
 def _shifted(progress: Progress | None, done: int) -> Progress | None:
@@ -184,8 +191,8 @@ def _shifted(progress: Progress | None, done: int) -> Progress | None:
     return lambda now, total: progress(done + now, total)
 
 
-def _store_record(context: Context, source: _Source, top: str, names: Sequence[str]) -> Image:
-    """Make the image's record, or give the record that is there the names."""
+def _store_record(context: Context, source: _Source, top: str, names: Sequence[str], recorded: list[str]) -> Image:
+    """Make the image's record, which is noted, or give the record that is there the names."""
     chosen = records.check_names(names)
     present = images.find(context, source.image_id)
     if present is not None and present.id == source.image_id:
@@ -204,6 +211,7 @@ def _store_record(context: Context, source: _Source, top: str, names: Sequence[s
         context,
         images.NewImage(top, id=image_id, digest=manifest_digest, big_data=data, created_ns=_created(source.created)),
     )
+    recorded.append(image_id)
     if chosen:
         records.add_names(context, image_id, chosen)
     return images.get(context, image_id)
@@ -219,7 +227,8 @@ def _created(text: str) -> int | None:
     except ValueError:
         return None
     fraction = int((match[2] or ".0")[1:].ljust(9, "0"))
-    return int(seconds) * 1_000_000_000 + fraction
+    moment = int(seconds) * 1_000_000_000 + fraction
+    return moment if abs(moment) < 1 << 63 else None  # years that 64 bits of nanoseconds do not reach
 
 
 def _document(data: bytes, what: str) -> dict[str, Any]:
@@ -246,12 +255,13 @@ def _oci_layout(text: str) -> list[_Source]:
         raise InvalidInput(f"{printable(str(folder))} is no OCI layout: oci-layout or index.json is missing")
     index_file = folder / "index.json"
     index = _document(_Blob(index_file, 0, index_file.stat().st_size).read("index.json"), "index.json")
-    found = [
-        source
-        for descriptor in _list(index, "manifests", "index.json")
-        if tag is None or _annotation(descriptor, REF_NAME) == tag
-        for source in _manifests(folder, descriptor, _annotation(descriptor, REF_NAME), 0)
-    ]
+    known: dict[str, list[_Source]] = {}
+    found: list[_Source] = []
+    for descriptor in _list(index, "manifests", "index.json"):
+        name = _annotation(descriptor, REF_NAME)
+        if tag is None or name == tag:
+            found += [source.named(name) for source in _manifests(folder, descriptor, known, 0)]
+            _check_count(found)
     if not found:
         raise NotFound(f"{printable(str(folder))} has no image" + (f' tagged "{printable(tag)}"' if tag else ""))
     return found
@@ -271,18 +281,31 @@ def _annotation(descriptor: object, key: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _manifests(folder: Path, descriptor: Any, name: str, depth: int) -> Iterator[_Source]:
-    """Follow a descriptor to the manifests of this machine's architecture."""
-    blob, data = _described(folder, descriptor)
+def _manifests(folder: Path, descriptor: Any, known: dict[str, list[_Source]], depth: int) -> list[_Source]:
+    """Follow a descriptor to the manifests of this machine's architecture; each document is read once."""
+    blob, digest = _blob(folder, descriptor)
+    if digest in known:
+        return known[digest]
+    data = _described(blob, digest)
+    document = _document(data, f"blob {digest}")
     media_type = descriptor.get("mediaType")
-    document = _document(data, f"blob {blob}")
     if media_type in INDEX_TYPES or (media_type not in MANIFEST_TYPES and "manifests" in document):
         if depth >= INDEX_DEPTH_MAX:
             raise InvalidInput(f"indexes are nested more than {INDEX_DEPTH_MAX} deep")
-        for inner in _for_this_machine(_list(document, "manifests", f"index {blob}")):
-            yield from _manifests(folder, inner, name, depth + 1)
-        return
-    yield _oci_image(folder, data, document, name)
+        found: list[_Source] = []
+        for inner in _for_this_machine(_list(document, "manifests", f"index {digest}")):
+            found += _manifests(folder, inner, known, depth + 1)
+            _check_count(found)
+    else:
+        found = [_oci_image(folder, data, document)]
+    known[digest] = found
+    return found
+
+
+def _check_count(found: Sequence[_Source]) -> None:
+    """Refuse indexes that name each other's images over and over."""
+    if len(found) > IMAGES_MAX:
+        raise InvalidInput(f"the layout lists more than {IMAGES_MAX} images")
 
 
 def _for_this_machine(descriptors: list[Any]) -> list[Any]:
@@ -301,13 +324,12 @@ def _for_this_machine(descriptors: list[Any]) -> list[Any]:
     return chosen[:1]
 
 
-def _described(folder: Path, descriptor: Any) -> tuple[str, bytes]:
-    """Read a document that a descriptor names, checking size and digest."""
-    blob, digest = _blob(folder, descriptor)
+def _described(blob: _Blob, digest: str) -> bytes:
+    """Read a document, checking its digest."""
     data = blob.read(f"blob {digest}")
     if f"sha256:{hashlib.sha256(data).hexdigest()}" != digest:
         raise InvalidInput(f"blob {digest} does not have its digest")
-    return digest, data
+    return data
 
 
 def _blob(folder: Path, descriptor: Any) -> tuple[_Blob, str]:
@@ -319,23 +341,25 @@ def _blob(folder: Path, descriptor: Any) -> tuple[_Blob, str]:
         raise InvalidInput(f"blob {digest}: only sha256 is supported")
     path = folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
     try:
-        size = path.stat().st_size
+        status = path.stat()
     except OSError as error:
         raise InvalidInput(f"blob {digest}: {error.strerror}") from error
-    said = descriptor.get("size")
+    if not stat.S_ISREG(status.st_mode):
+        raise InvalidInput(f"blob {digest} is no file")
+    size, said = status.st_size, descriptor.get("size")
     if said != size:
         raise InvalidInput(f"blob {digest} has {size} bytes, not {printable(str(said))}")
     return _Blob(path, 0, size), digest
 
 
-def _oci_image(folder: Path, manifest: bytes, document: dict[str, Any], name: str) -> _Source:
-    config_digest, config = _described(folder, document.get("config"))
+def _oci_image(folder: Path, manifest: bytes, document: dict[str, Any]) -> _Source:
+    config_blob, config_digest = _blob(folder, document.get("config"))
+    config = _described(config_blob, config_digest)
     parsed = _document(config, f"config {config_digest}")
     blobs = tuple(_blob(folder, item) for item in _list(document, "layers", "the manifest"))
     diff_ids = _diff_ids(parsed, len(blobs))
-    return _Source(
-        manifest, config, config_digest, blobs, diff_ids, (name,) if name else (), str(parsed.get("created", ""))
-    )
+    created = str(parsed.get("created", ""))
+    return _Source(manifest, config, config_digest, blobs, diff_ids, (), created)
 
 
 def _diff_ids(config: dict[str, Any], count: int) -> tuple[str, ...]:
@@ -354,7 +378,7 @@ def _diff_ids(config: dict[str, Any], count: int) -> tuple[str, ...]:
 
 def _docker_archive(path: Path) -> list[_Source]:
     """Read the images of a docker archive; it must be an uncompressed tar."""
-    members = _members(path)
+    members = {name: _Blob(path, offset, size) for name, (offset, size) in dockerarchive.members(path).items()}
     manifest_blob = members.get("manifest.json")
     if manifest_blob is None:
         raise InvalidInput(f"{printable(str(path))} is no docker archive: manifest.json is missing")
@@ -366,30 +390,6 @@ def _docker_archive(path: Path) -> list[_Source]:
         raise InvalidInput("manifest.json lists no images")
     manifest = manifest_blob.read("manifest.json")
     return [_docker_image(members, item, manifest) for item in listed]
-
-
-def _members(path: Path) -> dict[str, _Blob]:
-    """Index the regular files of a tar by name; links of a docker archive are resolved within it."""
-    found: dict[str, _Blob] = {}
-    try:
-        with tarfile.open(path, "r:") as archive:
-            links: dict[str, str] = {}
-            for member in archive:
-                name = os.path.normpath(member.name)
-                if member.isreg():
-                    found[name] = _Blob(path, member.offset_data, member.size)
-                elif member.issym():
-                    links[name] = os.path.normpath(os.path.join(os.path.dirname(name), member.linkname))
-                elif member.islnk():
-                    links[name] = os.path.normpath(member.linkname)
-    except OSError as error:
-        raise InvalidInput(f"open {printable(str(path))}: {(error.strerror or 'cannot be read').lower()}") from error
-    except tarfile.TarError as error:
-        raise InvalidInput(f"{printable(str(path))} is no docker archive: {printable(str(error))}") from error
-    for name, target in links.items():
-        if target in found:
-            found[name] = found[target]
-    return found
 
 
 def _docker_image(members: Mapping[str, _Blob], item: dict[str, Any], manifest: bytes) -> _Source:

@@ -94,7 +94,7 @@ class RecipeSink:
 
 @contextmanager
 def ingesting(
-    context: Context, raw: Readable, *, expected: str = "", progress: Progress | None = None
+    context: Context, raw: Readable, *, expected: str = "", diff_id: str = "", progress: Progress | None = None
 ) -> Iterator[Ingested]:
     """Store a diff's bytes and hidden rows; hold the epoch lock for the caller's commit.
 
@@ -102,6 +102,7 @@ def ingesting(
         context: the store.
         raw: the stream as presented, plain or compressed.
         expected: a digest the stream must have, as presented or uncompressed; empty for any.
+        diff_id: a digest it must have uncompressed; empty for any.
         progress: called with the bytes read.
 
     Raises:
@@ -114,19 +115,26 @@ def ingesting(
         wanted = input_size(raw)
         source = InputStream(_Counted(raw, progress) if progress else raw)
         try:
-            yield _ingest(context, source, expected, epoch, wanted)
+            found = _ingest(context, source, expected, diff_id, epoch, wanted)
+            yield found
+            context.warn_of(found.warnings)
         finally:
             source.close()
 
 
-def _ingest(context: Context, source: InputStream, expected: str, epoch: int, wanted: int | None) -> Ingested:
-    limits = TarLimits(entries_max=context.settings.entries_max, size_max=context.settings.size_max)
+def _ingest(
+    context: Context, source: InputStream, expected: str, diff_id: str, epoch: int, wanted: int | None
+) -> Ingested:
+    chosen = context.settings
+    limits = TarLimits(entries_max=chosen.entries_max, size_max=chosen.size_max, tree_size_max=chosen.tree_size_max)
     with context.writer(wanted=wanted) as writer:
         sink = RecipeSink(writer)
         tar = ingest_tar(source.read, sink, limits)
         summary = source.summary()
         if expected and expected not in (summary.compressed_digest, summary.diff_digest):
             raise InvalidInput(f"the diff has digest {summary.diff_digest}, not {expected}")
+        if diff_id and summary.diff_digest != diff_id:
+            raise InvalidInput(f"layer {summary.diff_digest} is not the one the config lists: {diff_id}")
         content_id = None
         recipe = sink.finish(summary)
         packs = writer.finish()  # none when the diff is stored and sound

@@ -238,13 +238,19 @@ def _as_seen(context: Context, target: Context, tx: WriteTransaction, layer_id: 
 
 
 def import_layer(
-    context: Context, stream: Readable, wanted: NewLayer, *, expected: str = "", progress: Progress | None = None
+    context: Context,
+    stream: Readable,
+    wanted: NewLayer,
+    *,
+    expected: str = "",
+    diff_id: str = "",
+    progress: Progress | None = None,
 ) -> Layer:
-    """Make a layer with a diff's content, all in one commit."""
+    """Make a layer with a diff's content, all in one commit; see ``ingest.ingesting`` for the digests."""
     target, fresh, parent = _prepared(context, wanted)
     from lading.flows.ingest import ingesting
 
-    with ingesting(target, stream, expected=expected, progress=progress) as diff:
+    with ingesting(target, stream, expected=expected, diff_id=diff_id, progress=progress) as diff:
         items = bigdata.store_items(target, wanted.big_data, diff.epoch)
         with target.catalog.write("import-layer") as tx:
             key = diff.commit(tx)

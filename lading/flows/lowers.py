@@ -178,7 +178,9 @@ def _made(context: Context, strategy: Strategy, name: str, entries: Entries, shi
                 with sharing(context.layout.trees, name):
                     path = find_farm(cache, name)
                     if path is None:
-                        path = build_farm(cache, name, entries(), context.objects, context.abilities).path
+                        built = build_farm(cache, name, entries(), context.objects, context.abilities)
+                        path = built.path
+                        context.warn_of(built.warnings)
             return Lower(path, name, shifted)
 
 
@@ -219,7 +221,10 @@ def _entries(step: _Step) -> list[Entry]:
 def _built(context: Context, name: str, entries: Entries) -> Image:
     from lading.materialize.imagebuild import build_image
 
-    return build_image(context.layout.cache, name, entries, context.objects)
+    image = build_image(context.layout.cache, name, entries, context.objects)
+    if image.built:
+        context.warn_of(image.warnings)
+    return image
 
 
 def _built_without_contents(context: Context, name: str, entries: Entries) -> Image:

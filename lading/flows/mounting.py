@@ -328,6 +328,7 @@ def _provide_tree(context: Context, layer: Layer, wish: MountWish) -> Path:
         entries = wish.maps.shown(views.with_root(layer, stack.tree()))
         report = copy_tree(tree, entries, live, as_root=os.geteuid() == 0)
         write_stat_index(area / "index", report.index)
+        context.warn_of(report.warnings)
         if recorded:
             _note_write_kind(context, layer, "tree")
     return context.mount_table.put(layer.id, tree, source="", areas=[area]).path
@@ -441,4 +442,4 @@ def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
 
     entries: Sequence[Entry] = entries_of(context, key)
     maps = areas.maps_of(record.areas[-1]) if record.areas else NO_MAPS
-    unpack(record.path, maps.shown(entries), context.reader)
+    context.warn_of(unpack(record.path, maps.shown(entries), context.reader))
