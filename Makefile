@@ -1,7 +1,7 @@
 # Everything a developer does, by one word. `make` alone lists the words.
 #
 # Needs Python 3.11 or newer with its venv module, and make; no compiler. All of it goes into .venv, dist and build
-# below this folder. Variables: PYTHON (the interpreter that .venv is made from), ONLY and ROUNDS (for bench), PREFIX
+# below this folder. Variables: PYTHON (the interpreter that .venv is made from), ONLY and ROUNDS (for bench), SECONDS and ONLY (for fuzz), PREFIX
 # (for install), LADING_CORPUS (folder of the benchmark's layers).
 
 PYTHON ?= python3
@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test powerloss check interleave lint types imports format bench corpus build-binary provision-test vm-test install clean
+.PHONY: help venv demo test powerloss fuzz hostile check interleave lint types imports format bench corpus build-binary provision-test vm-test install clean
 # A recipe that fails halfway must not leave a stamp behind that says it worked.
 .DELETE_ON_ERROR:
 
@@ -52,6 +52,12 @@ imports: $(VENV)/.ready  ## the rooms' import contract
 format: $(VENV)/.ready  ## rewrite the code in the one format
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
+
+fuzz: $(VENV)/.fuzz  ## fuzz what reads bytes from outside (SECONDS= of each target, ONLY=)
+	nice $(PY) -m tests.fuzz.run --seconds $(or $(SECONDS),60) $(if $(ONLY),--only $(ONLY))
+
+hostile: $(VENV)/.ready  ## every hostile layer through every door, shown in every way (root)
+	LADING_HOSTILE=all $(PY) -m pytest -n auto --dist loadfile tests/hostile
 
 bench: $(VENV)/.bench corpus  ## measure beside containers-storage, write docs/benchmarks.* (root; ONLY=, ROUNDS=)
 	$(PY) -m bench.run $(if $(ONLY),--only $(ONLY)) $(if $(ROUNDS),--rounds $(ROUNDS))
@@ -92,6 +98,10 @@ $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -m venv --clear $(VENV) || \
 	  { echo "Python's venv module is needed; on Debian: apt-get install python3-venv" >&2; exit 1; }
 	@$(PY) $(PIP_INSTALL) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.ready
+	@$(PY) $(PIP_INSTALL) --editable '.[dev,fuzz]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.ready
