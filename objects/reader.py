@@ -58,6 +58,8 @@ class ObjectReader:
         self._explain = explain or (lambda error: error)
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, "lading-read")
+        # One thread looks ahead: each that asks the catalog has a connection of its own, and with it open files.
+        self._lookup = ThreadPoolExecutor(1, "lading-locate")
 
     def contents(self, digests: Iterable[bytes], *, verify: bool = True) -> Iterator[Iterator[bytes]]:
         """Open many objects, in order; see ``values.ContentSource.contents``.
@@ -108,10 +110,10 @@ class ObjectReader:
         """Look digests up batch by batch, one batch ahead of whoever asks."""
         source = iter(digests)
         wanted = list(islice(source, LOOKUP))
-        pending = self._pool.submit(self._find, wanted) if wanted else None
+        pending = self._lookup.submit(self._find, wanted) if wanted else None
         while pending is not None:
             following = list(islice(source, LOOKUP))
-            ahead = self._pool.submit(self._find, following) if following else None
+            ahead = self._lookup.submit(self._find, following) if following else None
             yield wanted, pending.result()
             wanted, pending = following, ahead
 
@@ -228,6 +230,7 @@ class ObjectReader:
 
     def close(self) -> None:
         """Stop the threads."""
+        self._lookup.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
 
 

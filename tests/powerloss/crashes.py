@@ -43,7 +43,7 @@ class Outcome:
 
 def opened(root: Path, run: Path, sync: str) -> Store:
     """Open the store of a disk: small packs that are soon worn, one thread, and no trying out what the kernel can."""
-    settings = Settings(sync=sync, workers=1, level=1, repack_share=0.1, strategy="farm")
+    settings = Settings(sync=sync, workers=1, level=1, repack_share=0.1, strategy="farm", min_free=0)
     return Store.open(root / "store", run=run, driver="overlay", settings=settings)
 
 
