@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import sys
 import threading
@@ -21,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from lading import private
+from lading import locks, private
 from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
-from lading.values import RecordKind, printable
+from lading.values import RecordKind
 
 
 def _load_peewee() -> Any:
@@ -44,12 +43,6 @@ sqlite: Any = peewee.sqlite3
 
 #: WAL bytes from which a commit is followed by a checkpoint.
 CHECKPOINT_SIZE: Final = 16 << 20
-
-#: Pauses between tries for the writer lock, growing from the first to the last.
-_PAUSE_S: Final = (0.001, 0.05)
-
-#: Bytes of the note in the lock file that says who holds it.
-_NOTE_SIZE: Final = 160
 
 #: Behind the note when a sync of the log has failed. Only this boot need know: after a loss of power the disk alone counts.
 _DOUBT: Final = b"!"
@@ -284,12 +277,12 @@ class Catalog:
         conn = self.connection()
         with self._locked(verb) as lock:
             try:
-                if os.pread(lock, 1, _NOTE_SIZE) == _DOUBT:
+                if os.pread(lock, 1, locks.NOTE_SIZE) == _DOUBT:
                     self._renew_log(conn, lock)
                 yield conn
             except sqlite.DatabaseError as error:
                 if "disk I/O error" in str(error):
-                    os.pwrite(lock, _DOUBT, _NOTE_SIZE)
+                    os.pwrite(lock, _DOUBT, locks.NOTE_SIZE)
                 raise meaning(error, self.path) from error
 
     @contextmanager
@@ -329,7 +322,7 @@ class Catalog:
                 os.fsync(log)  # the old one must not come back over what was moved out of it
             finally:
                 os.close(log)
-        os.pwrite(lock, b" ", _NOTE_SIZE)
+        os.pwrite(lock, b" ", locks.NOTE_SIZE)
 
     def _checkpoint(self, conn: Connection) -> None:
         """Move a grown WAL into the database; only ever under the writer lock."""
@@ -373,11 +366,9 @@ class Catalog:
             raise RuntimeError("a write transaction inside another")
         descriptor = self._open_lock()
         try:
-            self._wait_for(descriptor)
+            locks.take(descriptor, fcntl.LOCK_EX, "the catalog", wait_s=self._wait_s)
             self._local.locked = True
-            note = json.dumps({"pid": os.getpid(), "since": int(time.time()), "verb": verb}).encode().ljust(_NOTE_SIZE)
-            with contextlib.suppress(OSError):  # only words for whoever waits
-                os.pwrite(descriptor, note, 0)
+            locks.note(descriptor, verb)
             yield descriptor
         finally:
             self._local.locked = False
@@ -392,19 +383,6 @@ class Catalog:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise Full(f"{self._lock_path}: {os.strerror(error.errno).lower()}") from error
             raise
-
-    def _wait_for(self, descriptor: int) -> None:
-        deadline = time.monotonic() + self._wait_s
-        pause = _PAUSE_S[0]
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"catalog is busy: {_holder(descriptor)} writes to it") from None
-                time.sleep(pause)
-                pause = min(pause * 2, _PAUSE_S[1])
 
     def close(self) -> None:
         """Close the connections of all threads; none may be working with its own."""
@@ -428,15 +406,6 @@ class WriteTransaction:
 
         if (kind, record_id) not in self.touched:
             self.touched[kind, record_id] = records.state_text(self.conn, kind, record_id)
-
-
-def _holder(descriptor: int) -> str:
-    try:
-        note = json.loads(os.pread(descriptor, _NOTE_SIZE, 0))
-        since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(int(note["since"])))
-        return f"process {int(note['pid'])} ({printable(str(note['verb']))}), since {since},"
-    except (OSError, OverflowError, ValueError, KeyError, TypeError):
-        return "another process"
 
 
 def _refuse_network(path: Path) -> None:

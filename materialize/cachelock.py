@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from lading import private
-from lading.errors import Busy
+from lading.locks import file_lock
 
 #: Begins the names of folders in which something is built.
 BUILDING_PREFIX: Final = ".building-"
@@ -28,7 +26,6 @@ _DESCRIPTION_SIZE_MAX: Final = 1 << 20
 
 #: Seconds to wait for an eviction, or for builds when evicting.
 LOCK_WAIT_S: Final = 30.0
-_LOCK_POLL_S: Final = 0.02
 
 
 def read_description(path: Path, needed: Collection[str]) -> Mapping[str, Any] | None:
@@ -62,25 +59,9 @@ def cache_lock(cache_root: Path, *, exclusive: bool = False, wait_s: float = LOC
         Busy: the other side did not let go within the limit.
     """
     make_private(cache_root)
-    descriptor = private.opened(cache_root / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        _lock(descriptor, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, wait_s)
+    verb = "evict views" if exclusive else "build or mount views"
+    with file_lock(cache_root / ".lock", "the cache", verb, wait_s=wait_s, shared=not exclusive):
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, operation: int, wait_s: float) -> None:
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline:
-                raise Busy("the cache is in use by another process") from error
-            time.sleep(_LOCK_POLL_S)
-        else:
-            return
 
 
 def make_private(folder: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lading.errors import Busy
+from lading.locks import file_lock
 from lading.materialize.cachelock import (
     IMAGE_SUFFIX,
     LOCK_SUFFIX,
@@ -18,7 +19,6 @@ from lading.materialize.cachelock import (
     boot_id,
     read_description,
 )
-from lading.materialize.mounttable import file_lock
 
 #: Seconds to wait for another process that builds the same; then it is built once more.
 _SHARE_WAIT_S: Final = 60.0
@@ -61,7 +61,9 @@ def sharing(folder: Path, name: str) -> Iterator[None]:
     """Let one process at a time build a view; whoever waited too long goes on beside it."""
     with ExitStack() as held:
         with suppress(Busy):
-            held.enter_context(file_lock(folder / f".{name}{LOCK_SUFFIX}", wait_s=_SHARE_WAIT_S))
+            held.enter_context(
+                file_lock(folder / f".{name}{LOCK_SUFFIX}", f"view {name}", "build", wait_s=_SHARE_WAIT_S)
+            )
         yield
 
 

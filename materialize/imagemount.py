@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final, Protocol
 
-from lading import private
+from lading import locks, private
 from lading.errors import Unsupported
 from lading.materialize import syscalls
 from lading.materialize.erofsformat import BLOCK
@@ -89,7 +89,7 @@ def _tidied(scratch: Path) -> Iterator[None]:
                     with suppress(OSError):  # killed before the mount
                         syscalls.umount2(os.fsencode(scratch / name), syscalls.MNT_DETACH)
                     os.rmdir(scratch / name)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        locks.take(descriptor, fcntl.LOCK_SH, "attaching of images")
         yield
     finally:
         os.close(descriptor)

@@ -7,56 +7,16 @@ record whose mount has vanished counts for nothing. A record's file is replaced,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
 
 from blake3 import blake3
 
 from lading import private
-from lading.errors import Busy
 from lading.materialize.mounts import is_mounted
-
-#: Pauses between tries for a lock.
-_PAUSE_S: Final = (0.002, 0.1)
-
-
-@contextmanager
-def file_lock(path: Path, *, wait_s: float) -> Iterator[None]:
-    """Hold a lock file that dies with its owner.
-
-    Raises:
-        Busy: somebody else held it for longer than the limit.
-    """
-    descriptor = private.opened(path, os.O_RDWR | os.O_CREAT)
-    try:
-        deadline = time.monotonic() + wait_s
-        pause = _PAUSE_S[0]
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise Busy(f"{path} is held by {_holder(descriptor)}; try again") from None
-                time.sleep(pause)
-                pause = min(2 * pause, _PAUSE_S[1])
-        with contextlib.suppress(OSError):  # only words for whoever waits
-            os.pwrite(descriptor, str(os.getpid()).encode().ljust(12), 0)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _holder(descriptor: int) -> str:
-    text = os.pread(descriptor, 12, 0).strip()
-    return f"process {text.decode()}" if text.isdigit() else "another process"
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from typing import Final
 
 from blake3 import blake3
 
-from lading import private
+from lading import locks, private
 from lading.materialize.attributes import Attributes
 from lading.materialize.beneath import DIRECTORY
 from lading.materialize.build import stored_bytes
@@ -185,7 +185,7 @@ class Pool:
             return
         descriptor = private.opened(_LEDGER_PREFIX + self._boot, os.O_WRONLY | os.O_CREAT, dir_fd=self._fd)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            locks.take(descriptor, fcntl.LOCK_EX, "the list of verified pool files")
             end = os.fstat(descriptor).st_size
             os.pwrite(descriptor, b"".join(self._new), end - end % _RECORD.size)  # over what a kill left half
         finally:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lading import private
+from lading import locks, private
 from lading.errors import FileTooLarge, Full, LadingError, ReadOnly
 
 #: What the operating system says when no room is left.
@@ -204,7 +204,7 @@ def _held(parent: Path, operation: int) -> Iterator[None]:
     """Hold the lock of the folder that staging folders lie in, for as long as one is made, or looked at."""
     descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, operation)
+        locks.take(descriptor, operation, "the staging folder")
         yield
     finally:
         os.close(descriptor)

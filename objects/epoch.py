@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from lading import private
+from lading import locks, private
 from lading.objects.durable import fsync_dir, translating
 
 _PREFIX: Final = "epoch."
@@ -24,15 +24,17 @@ _PREFIX: Final = "epoch."
 class Epochs:
     """The epochs of one store, as lock files ``epoch.N`` in its objects folder."""
 
-    def __init__(self, folder: Path, *, create: bool = True) -> None:
+    def __init__(self, folder: Path, *, create: bool = True, wait_s: float = locks.WAIT_S) -> None:
         """Use a folder.
 
         Args:
             folder: the store's objects folder.
             create: make the first epoch when there is none; else nothing is ever made there.
+            wait_s: longest wait for a collection that tries whether an epoch has ended.
         """
         self._folder = folder
         self._create = create
+        self._wait_s = wait_s
 
     def numbers(self) -> list[int]:
         """Epochs whose file is there, oldest first."""
@@ -72,7 +74,11 @@ class Epochs:
                         raise
                     # Nothing can be collected from a store that cannot be written: there is nothing to hold.
                     return number, os.open(self._folder, os.O_RDONLY | os.O_CLOEXEC)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            try:
+                locks.take(descriptor, fcntl.LOCK_SH, f"epoch {number}", wait_s=self._wait_s)
+            except BaseException:
+                os.close(descriptor)
+                raise
             # Retired or superseded while we waited: the lock would protect nothing.
             if self._is_live(descriptor, number) and self.current() == number:
                 return number, descriptor

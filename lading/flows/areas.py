@@ -6,6 +6,7 @@ mount uses, is debris and may go at any time.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,8 +21,9 @@ from lading.catalog import layers as catalog_layers
 from lading.errors import Busy, Full, InUse, LadingError
 from lading.flows.context import Context
 from lading.idmaps import NO_MAPS, Maps
+from lading.locks import file_lock
 from lading.materialize.beneath import remove_tree
-from lading.materialize.mounttable import MountRecord, file_lock
+from lading.materialize.mounttable import MountRecord
 from lading.objects.durable import make_dir, translating, write_durably
 from lading.values import IDMap, Layer, check_record_id, printable
 
@@ -33,21 +35,27 @@ LOCK_BUCKETS: Final = 256
 
 
 @contextmanager
-def locked(context: Context, layer_ids: Iterable[str]) -> Iterator[None]:
+def locked(context: Context, layer_ids: Iterable[str], verb: str) -> Iterator[None]:
     """Keep others from mounting, unmounting, sealing or deleting layers meanwhile.
 
     Locks die with their owner. They are taken in one order whatever the order of the arguments, before
     the catalog's writer lock and never after it.
+
+    Args:
+        context: the store.
+        layer_ids: which.
+        verb: what is done, for whoever has to wait.
 
     Raises:
         Busy: another process held one for longer than the store's wait limit.
     """
     folder = context.mount_table.folder / "locks"
     private.make_folders(folder)
-    buckets = sorted({blake3(layer_id.encode()).digest(1)[0] % LOCK_BUCKETS for layer_id in layer_ids})
+    buckets = {blake3(layer_id.encode()).digest(1)[0] % LOCK_BUCKETS: layer_id for layer_id in layer_ids}
     with ExitStack() as stack:
-        for bucket in buckets:
-            stack.enter_context(file_lock(folder / f"{bucket:02x}", wait_s=context.settings.wait_s))
+        for bucket, layer_id in sorted(buckets.items()):
+            path = folder / f"{bucket:02x}"
+            stack.enter_context(file_lock(path, f"layer {layer_id}", verb, wait_s=context.settings.wait_s))
         yield
 
 
@@ -60,7 +68,7 @@ def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
     """
     from lading.flows import mounting
 
-    with locked(context, layer_ids):
+    with locked(context, layer_ids, "delete"):
         for layer_id in layer_ids:
             mounting.unmount_all(context, layer_id)
         yield
@@ -78,6 +86,51 @@ def _current_number(context: Context, layer_id: str) -> int | None:
 def current(context: Context, layer: Layer) -> Path:
     """Path of a layer's current area, there or not."""
     return context.layout.write_area(layer.id, layer.write_area)
+
+
+class Moved(Exception):
+    """A write area that was looked up has been sealed, or removed, meanwhile."""
+
+
+class Use:
+    """A write area that somebody reads from: it stays as long as this object lives, or its process."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Take over a descriptor that holds the area's lock."""
+        self._descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+def use(context: Context, layer: Layer) -> Use | None:
+    """Keep a layer's current area from being removed, without waiting for anybody.
+
+    Args:
+        context: the store that has the layer.
+        layer: its record as it was read.
+
+    Returns:
+        What holds the area; None when there is no folder.
+
+    Raises:
+        Moved: the record names another area by now.
+    """
+    try:
+        descriptor = os.open(current(context, layer), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        held = None
+    else:
+        held = Use(descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Moved from None  # it is being removed: nothing names it any more
+    with context.catalog.read() as conn:
+        present = catalog_layers.get_layer(conn, layer.id)
+    if present is None or (present.write_area, present.write_kind) != (layer.write_area, layer.write_kind):
+        raise Moved
+    return held
 
 
 def maps_of(area: Path) -> Maps:
@@ -134,16 +187,28 @@ def remove_unused(context: Context, layer_id: str, keep: int | None) -> int:
         numbers = os.listdir(folder)
     except FileNotFoundError:
         return 0
-    used = {str(area) for record in context.mount_table.records() for area in record.areas}
     freed = 0
     for number in numbers:
-        area = folder / number
-        if (keep is not None and number == str(keep)) or str(area) in used:
-            continue
-        freed += discard(context, area)
+        if keep is None or number != str(keep):
+            freed += _remove_idle(context, folder / number)
     if not os.listdir(folder):
         folder.rmdir()
     return freed
+
+
+def _remove_idle(context: Context, area: Path) -> int:
+    """Remove an area unless somebody reads from it or a mount uses it; then a later collection does."""
+    descriptor = os.open(area, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever is about to mount upon it holds it until there is a record: looked at only now.
+        if any(area in record.areas for record in context.mount_table.records()):
+            return 0
+        return discard(context, area)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(descriptor)
 
 
 def discard(context: Context, folder: Path) -> int:
@@ -175,12 +240,12 @@ def collect_debris(context: Context, *, dry_run: bool) -> tuple[int, list[str]]:
     """Remove areas that no record names and no mount uses.
 
     Returns:
-        Bytes found, and a warning for each area that could not be removed.
+        Bytes found, and a warning for each area that could not be removed, or whose layer is busy.
     """
     freed, warnings = 0, []
     for layer_id in _with_debris(context):
         try:
-            with locked(context, [layer_id]):
+            with locked(context, [layer_id], "gc"):
                 keep = _current_number(context, layer_id)
                 if dry_run:
                     freed += _unused_bytes(context, layer_id, keep)

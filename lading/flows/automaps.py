@@ -14,7 +14,7 @@ from lading.errors import InvalidInput
 from lading.flows import stores, views
 from lading.flows.context import Context
 from lading.idmaps import SUBGID, SUBUID, AutoMaps, MapRequest, Maps, allot, subordinate, with_additional
-from lading.materialize.mounttable import file_lock
+from lading.locks import file_lock
 from lading.values import Layer
 
 #: Accounts that stand for "nobody in particular": their numbers are no reason for a larger namespace.
@@ -38,7 +38,7 @@ def allotted(context: Context, request: MapRequest, top: Layer | None) -> Iterat
         yield request
         return
     folder = context.mount_table.folder
-    with file_lock(folder / "userns.lock", wait_s=context.settings.wait_s):
+    with file_lock(folder / "userns.lock", "allotting of ID maps", "create-container", wait_s=context.settings.wait_s):
         yield with_additional(request, _maps(context, request.auto, top))
 
 

@@ -66,7 +66,7 @@ class Context:
         self.writable = writable
         self.layout = Layout(root)
         self.backend = FolderBackend(self.layout.packs)
-        self.epochs = Epochs(self.layout.objects, create=writable)
+        self.epochs = Epochs(self.layout.objects, create=writable, wait_s=settings.wait_s)
         #: This store, then a split-off image store, then those that are only read. Records' ``origin`` counts here.
         self.stores: tuple[Context, ...] = (self, *([image_store] if image_store else []), *additional)
         #: How many of them, from the first, may be written to.

@@ -61,14 +61,14 @@ def create(context: Context, layer_id: str, parent: str) -> str:
         raise NotFound(f"Stat {context.layout.layers / printable(parent)}: no such file or directory")
     with context.catalog.read() as conn:
         chosen = layer_id or catalog_names.new_id(conn, "layer")
-    with areas.locked(context, [chosen]):
+    with areas.locked(context, [chosen], "create"):
         make_dir(context.layout.layers / chosen / _MARK)
     return chosen
 
 
 def remove(context: Context, layer_id: str) -> None:
     """Remove a layer that nothing records; one that has a record by now stays."""
-    with areas.locked(context, [layer_id]):
+    with areas.locked(context, [layer_id], "remove"):
         with context.catalog.read() as conn:
             if catalog_names.seq_of(conn, "layer", layer_id) is not None:
                 return

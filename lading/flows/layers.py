@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -296,7 +296,7 @@ def apply(context: Context, ref: str, stream: Readable, *, expected: str, progre
     with ingesting(target, stream, expected=expected, progress=progress) as diff:
         _refuse_unmapped(context, layer, diff)
         while True:
-            with mounting.held(context, layer.id) as mount:
+            with mounting.held(context, layer.id, "applydiff") as mount:
                 if mount is None:
                     sealing.seal_locked(target, layer.id)
                 with target.catalog.write("applydiff") as tx:
@@ -345,15 +345,31 @@ def refuse_used(context: Context, layer_id: str) -> None:
 
 def delete(context: Context, ref: str) -> None:
     """Delete a layer that nothing uses, unmounting it first."""
-    layer = stores.find_layer(context, ref, writable=True)
-    if layer is None:
-        raise NotALayer()
-    refuse_used(context, layer.id)
-    context.with_room(lambda: _delete(context, layer, checked=True))
+    stores.settled(lambda: _delete_once(context, ref))
 
 
-def delete_unchecked(context: Context, layer_id: str) -> None:
+def _delete_once(context: Context, ref: str) -> None:
+    with stores.snapshot(context):
+        layer = stores.find_layer(context, ref, writable=True)
+        if layer is None:
+            raise NotALayer()
+        refuse_used(context, layer.id)
+
+    def unmoved() -> None:
+        found = stores.find_layer(context, ref, writable=True)
+        if found is None or (found.id, found.origin) != (layer.id, layer.origin):
+            raise stores.Moved
+
+    context.with_room(lambda: _delete(context, layer, unmoved, checked=True))
+
+
+def delete_unchecked(context: Context, layer_id: str, unmoved: Callable[[], None] = stores.as_meant) -> None:
     """Delete a layer whatever uses it.
+
+    Args:
+        context: the store.
+        layer_id: which.
+        unmoved: called in the transaction; raises ``stores.Moved`` when another one was meant.
 
     Raises:
         NotALayer: there is none of this id.
@@ -362,15 +378,16 @@ def delete_unchecked(context: Context, layer_id: str) -> None:
         with part.catalog.read() as conn:
             layer = stores.layer_at(context, conn, origin, layer_id)
         if layer is not None:
-            context.with_room(partial(_delete, context, layer, checked=False))
+            context.with_room(partial(_delete, context, layer, unmoved, checked=False))
             return
     raise NotALayer()
 
 
-def _delete(context: Context, layer: Layer, *, checked: bool) -> None:
+def _delete(context: Context, layer: Layer, unmoved: Callable[[], None], *, checked: bool) -> None:
     target = stores.home(context, layer)
     target.need_writable()
     with areas.released(context, [layer.id]), target.catalog.write("delete-layer", durable=True) as tx:
+        unmoved()
         if catalog_layers.get_layer(tx.conn, layer.id) is None:
             raise NotALayer()
         if checked:

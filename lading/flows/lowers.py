@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +47,7 @@ class _Step:
     home: Context  #: the store that has it
     key: str
     live: Path | None = None
+    use: areas.Use | None = None  #: keeps a live upper from being removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Lower:
     shifted: bool = False  #: its owners are the container's, to be shifted by the mount
     image: bool = False
     data: Path | None = None  #: folder that the files of an image without contents lead to
+    use: areas.Use | None = field(default=None, compare=False)  #: keeps a live upper until its mount is recorded
 
 
 def strategy_of(context: Context) -> Strategy:
@@ -98,6 +100,9 @@ def lowerdirs(
         maximum: with more of them, all sealed contents are flattened into one.
         maps: how owners are shown.
         flatten: flatten them in any case, unless an ancestor is mounted and may still be written to.
+
+    Raises:
+        Moved: a live upper was sealed meanwhile.
     """
     steps = _steps(context, layer)
     live = [step for step in steps if step.live is not None]
@@ -116,9 +121,10 @@ def _steps(context: Context, layer: Layer) -> list[_Step]:
     for step in views.chain_of(context, layer):
         home = stores.home(context, step)
         if step.write_kind == "upper" and step.id != layer.id:
+            use = areas.use(home, step)
             upper = areas.current(home, step) / "upper"
-            if upper.is_dir():
-                steps.append(_Step(home, "", upper))
+            if use is not None and upper.is_dir():
+                steps.append(_Step(home, "", upper, use))
         with home.catalog.read() as conn:
             for key in reversed(step.contents):
                 steps.append(_Step(home, key))
@@ -132,7 +138,7 @@ def _lower(context: Context, step: _Step, below: Sequence[_Step], maps: Maps, st
         found = areas.maps_of(step.live.parent)
         if found != maps and (found or not context.abilities.shifted_lowers):
             raise InUse(f"{step.live} is mounted for writing under other ID maps; unmount it first")
-        return Lower(step.live, shifted=found != maps)
+        return Lower(step.live, shifted=found != maps, use=step.use)
     with step.home.catalog.read() as conn:
         implied = catalog_content.has_implied(conn, step.key)
         shifted = bool(maps) and context.abilities.shifted_lowers and _covers(conn, step.key, maps)

@@ -57,9 +57,9 @@ def target_of(context: Context, ref: str) -> tuple[Layer, Container | None]:
 
 
 @contextmanager
-def held(context: Context, layer_id: str) -> Iterator[MountRecord | None]:
+def held(context: Context, layer_id: str, verb: str) -> Iterator[MountRecord | None]:
     """Hold a layer's lock; hand out its live mount, if it has one."""
-    with areas.locked(context, [layer_id]):
+    with areas.locked(context, [layer_id], verb):
         yield context.mount_table.get(layer_id)
 
 
@@ -143,7 +143,7 @@ def unmapped_top(context: Context, image: Image) -> Layer:
 
 def _mount(context: Context, wanted: Layer, wish: MountWish) -> Path:
     _settle_ancestors(context, wanted)
-    with held(context, wanted.id) as record:
+    with held(context, wanted.id, "mount") as record:
         if record is not None:
             return context.mount_table.add(wanted.id).path
         context.need_writable()
@@ -187,7 +187,12 @@ def _settle_ancestors(context: Context, layer: Layer) -> None:
 
 def _mount_overlay(context: Context, layer: Layer, wish: MountWish) -> Path:
     with cache_lock(context.layout.cache, wait_s=context.settings.wait_s):  # no view goes before it is mounted
-        path = _stack(context, layer, wish)
+        while True:
+            try:
+                path = _stack(context, layer, wish)
+                break
+            except areas.Moved:  # an ancestor was sealed meanwhile
+                continue
     if context.settings.cache_budget:
         from lading.flows import caching
 
@@ -233,6 +238,8 @@ def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
     used = [lower.path for lower in found if not lower.name and lower.path.is_relative_to(context.layout.layers)]
     upper = work = None
     if not wish.read_only:
+        if layer.write_kind != "upper":
+            _discard_stale(context, layer)
         area = areas.ensure(context, layer)
         areas.set_maps(context, layer, area, wish.maps)
         upper, work = area / "upper", area / "work"
@@ -295,6 +302,13 @@ def _prepare_upper(layer: Layer, upper: Path, maps: Maps) -> None:
     os.chmod(upper, mode)  # a change of owner may take bits away
 
 
+def _discard_stale(context: Context, layer: Layer) -> None:
+    """Remove what lies where a layer's first write area is to be: a deleted layer of the same id left it."""
+    area = areas.current(context, layer)
+    if area.is_dir():
+        areas.discard(context, area)
+
+
 def _fresh_folder(context: Context, folder: Path) -> None:
     """Give overlay a scratch folder that no earlier mount has used."""
     if folder.is_dir():
@@ -341,7 +355,7 @@ def unmount(context: Context, ref: str, *, force: bool) -> bool:
 
 
 def _unmount(context: Context, layer: Layer, *, force: bool) -> bool:
-    with held(context, layer.id) as record:
+    with held(context, layer.id, "unmount") as record:
         if record is not None and record.count > 1 and not force:
             context.mount_table.drop(layer.id)
             return False

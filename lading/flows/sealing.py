@@ -42,7 +42,7 @@ def seal(context: Context, ref: str) -> Layer:
     layer = layers.get_writable(context, ref)
     if layer.origin:
         return layer  # such layers are never written to through a mount
-    with areas.locked(context, [layer.id]):
+    with areas.locked(context, [layer.id], "seal"):
         if areas.mount_record(context, layer.id) is not None:
             raise LayerMounted(f"layer {layer.id}")
         return seal_locked(context, layer.id)
@@ -52,7 +52,7 @@ def seal_if_idle(context: Context, layer: Layer) -> None:
     """Seal a layer that others are about to build on, unless it is mounted."""
     if not layer.write_kind:
         return
-    with areas.locked(context, [layer.id]):
+    with areas.locked(context, [layer.id], "seal"):
         if areas.mount_record(context, layer.id) is None:
             seal_locked(context, layer.id)
 

@@ -45,9 +45,9 @@ class _Snapshot:
 
 
 @contextmanager
-def _taken(context: Context, container: Container) -> Iterator[_Snapshot]:
+def _taken(context: Context, container: Container, verb: str) -> Iterator[_Snapshot]:
     """Store what a container's layer holds; hidden until it is committed."""
-    with areas.locked(context, [container.layer]):
+    with areas.locked(context, [container.layer], verb):
         layer = stores.layer_by_id(context, container.layer)
         if layer is None:
             raise LayerUnknown()
@@ -84,7 +84,7 @@ def commit(context: Context, ref: str, *, id: str = "", names: Sequence[str] = (
     )
     with context.catalog.read() as conn:
         catalog_names.check_new(conn, "image", wanted.id, wanted.names)
-    with _taken(context, container) as snapshot, context.catalog.write("commit") as tx:
+    with _taken(context, container, "commit") as snapshot, context.catalog.write("commit") as tx:
         parent = _image_layer(context, container, snapshot.layer)
         fresh = snapshot.onto(tx, Layer("", created_ns=now))
         # Contents keep owners as the container knew them, so that the image needs no maps.
@@ -123,7 +123,7 @@ def clone(context: Context, ref: str, *, id: str = "", names: Sequence[str] = ()
     now = time.time_ns()
     with context.catalog.read() as conn:
         catalog_names.check_new(conn, "container", chosen, wanted)
-    with _taken(context, container) as snapshot:
+    with _taken(context, container, "clone") as snapshot:
         items = bigdata.copy_items(context, context, container.big_data, snapshot.epoch)
         with context.catalog.write("clone") as tx:
             parent = stores.layer_by_id(context, snapshot.layer.parent) if snapshot.layer.parent else None

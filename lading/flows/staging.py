@@ -158,7 +158,7 @@ class _target:  # noqa: N801 - used like a function
         self._parent = layers.get(context, parent) if parent else None
         self._fresh = layers.fresh(layers.NewLayer(id=id, names=names))
         self._found = layers.get_writable(context, ref) if ref else None
-        self._lock = areas.locked(context, [self._found.id] if self._found else [])
+        self._lock = areas.locked(context, [self._found.id] if self._found else [], "apply-staged")
 
     def __enter__(self) -> _target:
         self._lock.__enter__()

@@ -6,10 +6,11 @@ to a store that is only beside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
+from typing import TypeVar
 
 from lading.catalog import content as catalog_content
 from lading.catalog import images as catalog_images
@@ -22,6 +23,38 @@ from lading.values import Image, Layer, RecordKind
 
 #: Digests whose places are looked up together when there are several stores.
 LOOKUP: int = 256
+
+Result = TypeVar("Result")
+
+
+class Moved(Exception):
+    """A reference leads to another record than when it was looked up."""
+
+
+def settled(act: Callable[[], Result]) -> Result:
+    """Do something that looks a reference up and then changes what it found; again while references move.
+
+    Args:
+        act: raises ``Moved``, having changed nothing, when its transaction finds another record.
+    """
+    while True:
+        try:
+            return act()
+        except Moved:
+            continue
+
+
+def as_meant() -> None:
+    """For what was named by its id, which leads nowhere else."""
+
+
+@contextmanager
+def snapshot(context: Context) -> Iterator[None]:
+    """Let all look-ups inside the block see one state of each store."""
+    with ExitStack() as stack:
+        for part in context.stores:
+            stack.enter_context(part.catalog.read())
+        yield
 
 
 def home(context: Context, record: Layer | Image) -> Context:
@@ -111,12 +144,13 @@ def find_any(context: Context, ref: str, order: Sequence[RecordKind]) -> tuple[R
     Returns:
         Kind, origin and id; the first kind that knows it wins. Containers are only those of the main store.
     """
-    for kind in order:
-        for origin in _origins(context, kind):
-            with context.stores[origin].catalog.read() as conn:
-                found = catalog_names.resolve(conn, kind, ref)
-            if found is not None:
-                return kind, origin, found
+    with snapshot(context):
+        for kind in order:
+            for origin in _origins(context, kind):
+                with context.stores[origin].catalog.read() as conn:
+                    found = catalog_names.resolve(conn, kind, ref)
+                if found is not None:
+                    return kind, origin, found
     return None
 
 

@@ -12,7 +12,8 @@ from lading import private
 from lading.errors import InvalidInput, LayerUsedByContainer
 from lading.flows import areas, containers, images, layers, mounting
 from lading.flows.context import Context
-from lading.materialize.mounttable import file_lock
+from lading.locks import file_lock
+from lading.values import printable
 
 
 def wipe(context: Context) -> None:
@@ -57,7 +58,7 @@ def digest_lock(context: Context, digest: str) -> Iterator[None]:
     folder = context.mount_table.folder / "digests"
     private.make_folders(folder)
     name = blake3(digest.encode()).hexdigest(16)
-    with file_lock(folder / name, wait_s=context.settings.wait_s):
+    with file_lock(folder / name, f"digest {printable(digest)}", "digest lock", wait_s=context.settings.wait_s):
         yield
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from lading import trees
 from lading.catalog import content as catalog_content
-from lading.errors import Corrupt
+from lading.errors import Corrupt, LayerUnknown
 from lading.flows import areas, stores
 from lading.flows.context import Context
 from lading.idmaps import Maps
@@ -84,6 +84,20 @@ class LiveFiles:
     def __init__(self, objects: ContentSource) -> None:
         self._objects = objects
         self._files: dict[bytes, tuple[Path, str]] = {}
+        self._uses: list[areas.Use] = []
+
+    def fresh(self) -> LiveFiles:
+        """One like this that knows no files."""
+        return LiveFiles(self._objects)
+
+    def adopt(self, other: LiveFiles) -> None:
+        """Know what another one knows, too."""
+        self._files.update(other._files)
+        self._uses += other._uses
+
+    def keep(self, use: areas.Use) -> None:
+        """Keep an area from being removed while files may be read from it."""
+        self._uses.append(use)
 
     def store(self, root: Path) -> Store:
         """Make a callback for a capture: hashes a file and remembers where it lies."""
@@ -165,7 +179,28 @@ def chain_of(context: Context, layer: Layer) -> list[Layer]:
 
 
 def stack(context: Context, layer: Layer, live: LiveFiles) -> Stack:
-    """Read a layer and its ancestors as contents, walking the write areas that are not sealed."""
+    """Read a layer and its ancestors as contents, walking the write areas that are not sealed.
+
+    The areas stay as long as ``live`` does. What is sealed meanwhile is looked up again.
+
+    Raises:
+        LayerUnknown: a record is gone.
+    """
+    while True:
+        found = live.fresh()
+        try:
+            result = _stack(context, layer, found)
+        except areas.Moved:
+            own = stores.layer_by_id(context, layer.id, layer.origin)
+            if own is None:
+                raise LayerUnknown() from None
+            layer = own if layer.write_kind else replace(own, write_kind="")
+        else:
+            live.adopt(found)
+            return result
+
+
+def _stack(context: Context, layer: Layer, live: LiveFiles) -> Stack:
     result = Stack()
     steps = list(reversed(chain_of(context, layer)))
     for step in steps:
@@ -185,10 +220,11 @@ def sealed(context: Context, layer: Layer) -> list[Entries]:
 def _live(context: Context, layer: Layer, so_far: Stack, live: LiveFiles) -> Entries:
     base = so_far.tree() if layer.write_kind == "tree" else {}
     part = stores.home(context, layer)
-    area = areas.current(part, layer)
-    root = area / ("upper" if layer.write_kind == "upper" else "tree")
-    if not root.is_dir():
+    used = areas.use(part, layer)
+    root = areas.current(part, layer) / ("upper" if layer.write_kind == "upper" else "tree")
+    if used is None or not root.is_dir():
         return []
+    live.keep(used)
     return [entry for entry in capture(part, layer, base, live.store(root)) if entry.path]
 
 
@@ -202,8 +238,6 @@ def walked(upper: Path) -> list[Entry]:
 
 def base_tree(context: Context, layer: Layer) -> dict[bytes, Entry]:
     """The full tree that a layer's write area lies on, its own sealed contents included."""
-    from dataclasses import replace
-
     return stack(context, replace(layer, write_kind=""), LiveFiles(context.objects)).tree()
 
 

@@ -239,7 +239,7 @@ def test_a_second_writer_waits_for_its_turn_and_is_told_for_whom(tmp_path: Path)
     first, second = open_catalog(tmp_path / "c"), open_catalog(tmp_path / "c", wait_s=0.1)
     with (
         first.write("hold"),
-        pytest.raises(Busy, match=rf"process {os.getpid()} \(hold\), since 20\d\d-\S+Z, writes"),
+        pytest.raises(Busy, match=rf"process {os.getpid()} \(hold\), since 20\d\d-\S+Z;"),
         second.write("wait"),
     ):
         raise AssertionError

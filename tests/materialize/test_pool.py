@@ -125,7 +125,7 @@ def test_dropping_removes_every_file_of_an_inode(tmp_path: Path, tree: int) -> N
 def test_the_lock_lets_builders_in_together_and_eviction_alone(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with cache_lock(cache), cache_lock(cache):
-        with pytest.raises(Busy, match="in use"), cache_lock(cache, exclusive=True, wait_s=0.05):
+        with pytest.raises(Busy, match="held by process"), cache_lock(cache, exclusive=True, wait_s=0.05):
             pass
     with cache_lock(cache, exclusive=True), pytest.raises(Busy), cache_lock(cache, wait_s=0.05):
         pass
