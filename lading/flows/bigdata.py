@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Final
 
 from lading.catalog import bigdata as catalog_bigdata
@@ -68,17 +69,19 @@ def _resolve(context: Context, kind: RecordKind, ref: str, *, writable: bool = F
 
 def names(context: Context, kind: RecordKind, ref: str) -> tuple[str, ...]:
     """List a record's keys in the order they were first set."""
-    if kind == "layer" and stores.find_layer(context, ref) is None:
-        raise LayerUnknown(f'locating layer with ID "{printable(ref)}"')
-    part, record_id = _resolve(context, kind, ref)
-    with part.catalog.read() as conn:
-        return tuple(item.key for item in catalog_bigdata.list_big_data(conn, kind, record_id))
+    with stores.snapshot(context):
+        if kind == "layer" and stores.find_layer(context, ref) is None:
+            raise LayerUnknown(f'locating layer with ID "{printable(ref)}"')
+        part, record_id = _resolve(context, kind, ref)
+        with part.catalog.read() as conn:
+            return tuple(item.key for item in catalog_bigdata.list_big_data(conn, kind, record_id))
 
 
 def _find(context: Context, kind: RecordKind, ref: str, key: str) -> tuple[Context, str, BigData | None]:
-    part, record_id = _resolve(context, kind, ref)
-    with part.catalog.read() as conn:
-        return part, record_id, catalog_bigdata.get_big_data(conn, kind, record_id, key) if key else None
+    with stores.snapshot(context):
+        part, record_id = _resolve(context, kind, ref)
+        with part.catalog.read() as conn:
+            return part, record_id, catalog_bigdata.get_big_data(conn, kind, record_id, key) if key else None
 
 
 def read(context: Context, kind: RecordKind, ref: str, key: str) -> Iterator[bytes]:
@@ -88,12 +91,19 @@ def read(context: Context, kind: RecordKind, ref: str, key: str) -> Iterator[byt
         DataUnknown: no such item.
         InvalidBigDataName: an empty key, for containers.
     """
-    part, record_id, item = _find(context, kind, ref, key)
-    if kind == "container" and not key:
-        raise InvalidBigDataName("can't retrieve container big data value for empty name")
-    if item is None:
-        raise _missing(context, kind, record_id, key)
-    return chunks(part, item)
+    with ExitStack() as held:
+        held.enter_context(stores.epochs(context))  # before the look-up: a collection takes nothing that was found
+        part, record_id, item = _find(context, kind, ref, key)
+        if kind == "container" and not key:
+            raise InvalidBigDataName("can't retrieve container big data value for empty name")
+        if item is None:
+            raise _missing(context, kind, record_id, key)
+        return _chunks_under(held.pop_all(), part, item)
+
+
+def _chunks_under(held: ExitStack, context: Context, item: BigData) -> Iterator[bytes]:
+    with held:
+        yield from chunks(context, item)
 
 
 def chunks(context: Context, item: BigData) -> Iterator[bytes]:
@@ -192,7 +202,8 @@ def store(
             packs = writer.finish()
         catalog_content.register_packs(context.catalog, packs, epoch)
         with context.catalog.write(f"set-{kind}-data") as tx:
-            if catalog_names.resolve(tx.conn, kind, record_id) != record_id:
+            part, record_id = _resolve(whole, kind, ref, writable=True)  # a name may have moved since
+            if part is not context:
                 raise _unknown(kind, ref)
             item = BigData(key, total, said or f"sha256:{sha256.hexdigest()}", found if total else b"")
             catalog_bigdata.put_big_data(tx, kind, record_id, item)

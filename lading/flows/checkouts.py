@@ -49,8 +49,8 @@ def checkout(
         raise InvalidInput(f"unknown way of checking out: {printable(way)}; known: {', '.join(WAYS)}")
     if way == "hardlink":
         return _shown(context, ref, destination)
-    layer = mounting.layer_of_any(context, ref)
     with stores.epochs(context):
+        layer = mounting.layer_of_any(context, ref)
         live = views.LiveFiles(context.objects)
         tree = views.with_root(layer, views.stack(context, layer, live).tree())
         as_root = os.geteuid() == 0
@@ -88,9 +88,9 @@ def _shown(context: Context, ref: str, destination: Path) -> CheckoutReport:
     if os.geteuid() != 0 or not context.abilities.overlay:
         raise Unsupported("a checkout by hard links is a read-only mount, which needs root; use --copy")
     context.need_writable()
-    layer = mounting.layer_of_any(context, ref)
     require_free(destination)
     with stores.epochs(context), cache_lock(context.layout.cache, wait_s=context.settings.wait_s):
+        layer = mounting.layer_of_any(context, ref)
         live = views.LiveFiles(context.objects)
         tree = views.with_root(layer, views.stack(context, layer, live).tree())
         info = lowers.farm_of_tree(context, tree, live)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lading import trees
@@ -263,20 +263,47 @@ def delete(context: Context, ref: str, *, with_layer: bool = False) -> None:
         NotAContainer: there is none.
         NotALayer: its layer is gone.
     """
-    with context.catalog.read() as conn:
-        container = find_in(conn, ref)
+
+    def delete_once() -> None:
+        with context.catalog.read() as conn:
+            container = find_in(conn, ref)
         if container is None:
             raise NotAContainer()
+
+        def unmoved() -> None:
+            with context.catalog.read() as conn:
+                found = find_in(conn, ref)
+            if found is None or found.id != container.id:
+                raise stores.Moved
+
+        delete_found(context, container.id, unmoved, with_layer=with_layer)
+
+    stores.settled(delete_once)
+
+
+def delete_found(context: Context, container_id: str, unmoved: Callable[[], None], *, with_layer: bool = False) -> None:
+    """Delete a container that was looked up; see :func:`delete`.
+
+    Args:
+        context: the store.
+        container_id: which.
+        unmoved: called in the transaction; raises ``stores.Moved`` when another one was meant.
+        with_layer: refuse when its layer is gone.
+    """
+    with context.catalog.read() as conn:
+        container = catalog_containers.get_container(conn, container_id)
+        if container is None:
+            raise stores.Moved
         if with_layer and catalog_layers.get_layer(conn, container.layer) is None:
             raise NotALayer()
     context.need_writable()
-    found = container
-    context.with_room(lambda: _delete(context, found))
-    directories.remove(context, "container", found.id)
+    context.with_room(lambda: _delete(context, container, unmoved))
+    directories.remove(context, "container", container.id)
 
 
-def _delete(context: Context, container: Container) -> None:
+def _delete(context: Context, container: Container, unmoved: Callable[[], None]) -> None:
     with areas.released(context, [container.layer]), context.catalog.write("delete-container", durable=True) as tx:
+        unmoved()
         present = catalog_containers.get_container(tx.conn, container.id)
         if present is None:
             raise NotAContainer()

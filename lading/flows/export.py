@@ -158,23 +158,25 @@ def _gathered(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 def changes(context: Context, ref: str, against: str | None) -> list[Change]:
     """List what differs between a layer and its parent, or another layer."""
-    layer = layers.get(context, ref)
-    reference = _reference(context, layer, against)
-    live = views.LiveFiles(context.objects)
-    stack = views.stack(context, layer, live)
-    if reference is None and context.driver == "overlay":
-        return trees.changes_upper(stack.lower_tree(), stack.changes())
-    old = stack.lower_tree() if reference is None else views.stack(context, reference, live).tree()
-    return trees.changes_naive(old, stack.tree())
+    with stores.epochs(context):
+        layer = layers.get(context, ref)
+        reference = _reference(context, layer, against)
+        live = views.LiveFiles(context.objects)
+        stack = views.stack(context, layer, live)
+        if reference is None and context.driver == "overlay":
+            return trees.changes_upper(stack.lower_tree(), stack.changes())
+        old = stack.lower_tree() if reference is None else views.stack(context, reference, live).tree()
+        return trees.changes_naive(old, stack.tree())
 
 
 def diffsize(context: Context, ref: str, against: str | None) -> int:
     """Estimate the bytes of the files that differ; never the length of the tar."""
-    layer = layers.get(context, ref)
-    reference = _reference(context, layer, against)
-    live = views.LiveFiles(context.objects)
-    stack = views.stack(context, layer, live)
-    if reference is None and context.driver == "overlay":
-        return trees.diff_size(stack.changes())
-    old = stack.lower_tree() if reference is None else views.stack(context, reference, live).tree()
-    return trees.diff_size(trees.diff_between(old, stack.tree()))
+    with stores.epochs(context):
+        layer = layers.get(context, ref)
+        reference = _reference(context, layer, against)
+        live = views.LiveFiles(context.objects)
+        stack = views.stack(context, layer, live)
+        if reference is None and context.driver == "overlay":
+            return trees.diff_size(stack.changes())
+        old = stack.lower_tree() if reference is None else views.stack(context, reference, live).tree()
+        return trees.diff_size(trees.diff_between(old, stack.tree()))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lading import trees
@@ -255,25 +255,37 @@ def refuse_used(context: Context, image: Image) -> None:
 
 def delete(context: Context, ref: str, *, dry_run: bool) -> list[str]:
     """Delete an image and the layers that only it needs."""
-    image = stores.find_image(context, ref, writable=True)
-    if image is None:
-        raise NotAnImage()
-    refuse_used(context, image)
-    doomed = doomed_layers(context, image)
+    return stores.settled(lambda: _delete_once(context, ref, dry_run=dry_run))
+
+
+def _delete_once(context: Context, ref: str, *, dry_run: bool) -> list[str]:
+    with stores.snapshot(context):
+        image = stores.find_image(context, ref, writable=True)
+        if image is None:
+            raise NotAnImage()
+        refuse_used(context, image)
+        doomed = doomed_layers(context, image)
     if dry_run:
         return doomed
     context.need_writable()
-    removed = context.with_room(lambda: _delete(context, image, doomed))
+
+    def unmoved() -> None:
+        found = stores.find_image(context, ref, writable=True)
+        if found is None or (found.id, found.origin) != (image.id, image.origin):
+            raise stores.Moved
+
+    removed = context.with_room(lambda: _delete(context, image, doomed, unmoved))
     directories.remove(context, "image", image.id)
     return removed
 
 
-def _delete(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
+def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None]) -> list[str]:
     """Delete an image and those of the layers that still nothing else needs, as far as may be in one commit."""
     with areas.released(context, doomed):
         if context.writable_stores > 1:
             return _delete_apart(context, image, doomed)
         with context.catalog.write("delete-image", durable=True) as tx:
+            unmoved()
             present = catalog_images.get_image(tx.conn, image.id)
             if present is None:
                 raise NotAnImage()
@@ -300,17 +312,24 @@ def _delete_apart(context: Context, image: Image, doomed: Sequence[str]) -> list
     return still
 
 
-def delete_record(context: Context, image_id: str) -> None:
-    """Delete an image's record and data alone."""
+def delete_record(context: Context, image_id: str, unmoved: Callable[[], None] = stores.as_meant) -> None:
+    """Delete an image's record and data alone.
+
+    Args:
+        context: the store.
+        image_id: which.
+        unmoved: called in the transaction; raises ``stores.Moved`` when another one was meant.
+    """
     context.need_writable()
-    context.with_room(lambda: _delete_record(context, image_id))
+    context.with_room(lambda: _delete_record(context, image_id, unmoved))
     directories.remove(context, "image", image_id)
 
 
-def _delete_record(context: Context, image_id: str) -> None:
+def _delete_record(context: Context, image_id: str, unmoved: Callable[[], None]) -> None:
     for part in context.stores[: context.writable_stores]:
         with part.catalog.read() as conn:
             if catalog_images.get_image(conn, image_id) is None:
                 continue
         with part.catalog.write("delete", durable=True) as tx:
+            unmoved()
             catalog_images.delete_image(tx, image_id)

@@ -49,10 +49,11 @@ def fetch_in(conn: Connection, kind: RecordKind, record_id: str) -> Record | Non
 
 def lookup(context: Context, ref: str) -> Record:
     """Find a record of any kind."""
-    found = stores.find_any(context, ref, RECORD_KINDS)
-    if found is None:
-        raise LayerUnknown()
-    return fetch(context, *found)
+    with stores.snapshot(context):
+        found = stores.find_any(context, ref, RECORD_KINDS)
+        if found is None:
+            raise LayerUnknown()
+        return fetch(context, *found)
 
 
 def exists(context: Context, ref: str, kinds: Collection[RecordKind]) -> bool:
@@ -126,6 +127,12 @@ def _update_names(
     context: Context, ref: str, verb: str, change: Callable[[Sequence[str]], tuple[str, ...]]
 ) -> tuple[str, ...]:
     context.need_writable()
+    return stores.settled(lambda: _change_names(context, ref, verb, change))
+
+
+def _change_names(
+    context: Context, ref: str, verb: str, change: Callable[[Sequence[str]], tuple[str, ...]]
+) -> tuple[str, ...]:
     found = stores.find_any(context, ref, RECORD_KINDS)
     if found is None:
         raise LayerUnknown()
@@ -136,7 +143,10 @@ def _update_names(
         from lading.flows import images
 
         origin = images.pulled_up(context, record_id).origin
+        found = kind, origin, record_id
     with context.stores[origin].catalog.write(verb) as tx:
+        if stores.find_any(context, ref, RECORD_KINDS) != found:
+            raise stores.Moved
         record = fetch_in(tx.conn, kind, record_id)
         if record is None:
             raise LayerUnknown()
@@ -147,51 +157,67 @@ def _update_names(
 
 def metadata(context: Context, ref: str) -> str:
     """Return a record's metadata text."""
-    found = stores.find_any(context, ref, RECORD_KINDS)
-    if found is None:
-        raise NotAnID()
-    return fetch(context, *found).metadata
+    with stores.snapshot(context):
+        found = stores.find_any(context, ref, RECORD_KINDS)
+        if found is None:
+            raise NotAnID()
+        return fetch(context, *found).metadata
 
 
 def set_metadata(context: Context, ref: str, text: str) -> None:
     """Replace a record's metadata text."""
     context.need_writable()
     check_text(text, "metadata")
+    stores.settled(lambda: _change_metadata(context, ref, text))
+
+
+def _change_metadata(context: Context, ref: str, text: str) -> None:
     found = _find_writable(context, ref, RECORD_KINDS)
     if found is None:
         raise NotAnID()
     kind, origin, record_id = found
     with context.stores[origin].catalog.write("set-metadata") as tx:
-        if fetch_in(tx.conn, kind, record_id) is None:
-            raise NotAnID()
+        if _find_writable(context, ref, RECORD_KINDS) != found:
+            raise stores.Moved
         catalog_names.set_metadata(tx, kind, record_id, text)
 
 
 def _find_writable(context: Context, ref: str, order: Sequence[RecordKind]) -> tuple[RecordKind, int, str] | None:
     """Resolve a reference over several kinds, in the stores that may be written to."""
-    for kind in order:
-        for origin in range(context.writable_stores):
-            with context.stores[origin].catalog.read() as conn:
-                found = catalog_names.resolve(conn, kind, ref)
-            if found is not None:
-                return kind, origin, found
+    with stores.snapshot(context):
+        for kind in order:
+            for origin in range(context.writable_stores):
+                with context.stores[origin].catalog.read() as conn:
+                    found = catalog_names.resolve(conn, kind, ref)
+                if found is not None:
+                    return kind, origin, found
     return None
 
 
 def delete(context: Context, ref: str) -> None:
     """Delete a record of any kind without asking who uses it."""
+    stores.settled(lambda: _delete(context, ref))
+
+
+def _delete(context: Context, ref: str) -> None:
     from lading.flows import containers, images, layers
 
-    found = _find_writable(context, ref, ("container", "image", "layer"))
+    order: tuple[RecordKind, ...] = ("container", "image", "layer")
+    found = _find_writable(context, ref, order)
     if found is None:
         raise LayerUnknown()
+
+    def unmoved() -> None:
+        if _find_writable(context, ref, order) != found:
+            raise stores.Moved
+
     match found:
         case ("container", _, record_id):
-            containers.delete(context, record_id, with_layer=True)
+            containers.delete_found(context, record_id, unmoved, with_layer=True)
         case ("image", _, record_id):
-            images.delete_record(context, record_id)
+            images.delete_record(context, record_id, unmoved)
         case (_, _, record_id):
-            layers.delete_unchecked(context, record_id)
+            layers.delete_unchecked(context, record_id, unmoved)
 
 
 def multi_list(context: Context, kinds: Collection[RecordKind]) -> tuple[list[Layer], list[Image], list[Container]]:
