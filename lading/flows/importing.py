@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Final
 
 from blake3 import blake3
 
-from lading.errors import DuplicateID, InUse, InvalidInput, NotFound
+from lading.errors import DuplicateID, InUse, InvalidInput, LayerUnknown, NotFound
 from lading.flows import damage, dockerarchive, images, ingest, layers, records, stores
 from lading.flows.context import Context, Progress
 from lading.values import Image, Layer, Readable, printable
@@ -105,6 +105,10 @@ class _Source:
         return hashlib.sha256(self.config).hexdigest()[:32]
 
 
+#: How often an import begins again because layers that it found are deleted under its hands.
+_TRIES: Final = 10
+
+
 def import_image(context: Context, source: str, *, names: Sequence[str], progress: Progress | None) -> list[Image]:
     """Import images from ``oci:DIR[:TAG]`` or ``docker-archive:FILE``."""
     context.need_writable()
@@ -116,15 +120,19 @@ def import_image(context: Context, source: str, *, names: Sequence[str], progres
         records.check_names(image.names)
     made: list[str] = []
     recorded: list[str] = []
-    try:
-        tops = [_store_layers(context, image, made, progress) for image in found]
-        return [
-            _store_record(context, image, top, (*wanted, *image.names), recorded)
-            for image, top in zip(found, tops, strict=True)
-        ]
-    except BaseException:
-        _undo(context, recorded, made)
-        raise
+    tries = _TRIES
+    while True:
+        try:
+            tops = [_store_layers(context, image, made, progress) for image in found]
+            return [
+                _store_record(context, image, top, (*wanted, *image.names), recorded)
+                for image, top in zip(found, tops, strict=True)
+            ]
+        except BaseException as error:
+            tries -= 1  # a layer that was found, and deleted by somebody before it was built on, is stored after all
+            if not isinstance(error, LayerUnknown) or not tries:
+                _undo(context, recorded, made)
+                raise
 
 
 def sources(source: str) -> list[_Source]:
@@ -160,8 +168,13 @@ def _store_layers(context: Context, source: _Source, made: list[str], progress: 
         layer_id = blake3(chain.encode()).hexdigest(16)
         present = layers.find(context, layer_id)
         if present is None or present.id != layer_id or present.diff_digest != diff_id or present.parent != top:
-            present = _store_layer(context, blob, digest, diff_id, top, layer_id, _shifted(progress, done))
-            made.append(present.id)
+            try:
+                present = _store_layer(context, blob, digest, diff_id, top, layer_id, _shifted(progress, done))
+                made.append(present.id)
+            except DuplicateID:  # another import of the same was quicker, and did the same
+                present = layers.get(context, layer_id)
+                if present.diff_digest != diff_id or present.parent != top:
+                    raise
         elif damage.any_noted(stores.home(context, present)):
             _store_again(stores.home(context, present), blob, digest or diff_id)
         top = present.id
@@ -207,11 +220,13 @@ def _store_record(context: Context, source: _Source, top: str, names: Sequence[s
         source.config_key: source.config,
     }
     image_id = source.image_id
-    images.create(
-        context,
-        images.NewImage(top, id=image_id, digest=manifest_digest, big_data=data, created_ns=_created(source.created)),
-    )
-    recorded.append(image_id)
+    new = images.NewImage(top, id=image_id, digest=manifest_digest, big_data=data, created_ns=_created(source.created))
+    try:
+        images.create(context, new)
+        recorded.append(image_id)
+    except DuplicateID:  # another import of the same was quicker
+        if images.get(context, image_id).layer != top:
+            raise
     if chosen:
         records.add_names(context, image_id, chosen)
     return images.get(context, image_id)

@@ -108,9 +108,9 @@ def test_areas_that_no_record_names_go(store: Store, monkeypatch: pytest.MonkeyP
     locked = []
     lock = areas.locked
 
-    def noting(context: object, layer_ids: list[str]) -> object:
+    def noting(context: object, layer_ids: list[str], verb: str) -> object:
         locked.extend(layer_ids)
-        return lock(context, layer_ids)  # type: ignore[arg-type]
+        return lock(context, layer_ids, verb)  # type: ignore[arg-type]
 
     monkeypatch.setattr(areas, "locked", noting)
     dry = store.gc(dry_run=True)
