@@ -21,7 +21,7 @@ from lading.errors import Busy
 from lading.values import printable
 
 #: Seconds to wait where a caller does not say.
-WAIT_S: Final = 30.0
+WAIT_S: float = 30.0
 
 #: Pauses between tries, growing from the first to the last.
 _PAUSE_S: Final = (0.001, 0.05)
@@ -36,19 +36,19 @@ _COMMAND_SIZE: Final = 60
 _VERB_SIZE: Final = 40
 
 
-def take(descriptor: int, operation: int, what: str, *, wait_s: float = WAIT_S) -> None:
+def take(descriptor: int, operation: int, what: str, *, wait_s: float | None = None) -> None:
     """Take an ``flock`` lock, waiting no longer than the limit.
 
     Args:
         descriptor: the lock file, or folder.
         operation: ``fcntl.LOCK_EX`` or ``fcntl.LOCK_SH``.
         what: what the lock guards, for the message.
-        wait_s: seconds to wait.
+        wait_s: seconds to wait; None for the usual limit.
 
     Raises:
         Busy: somebody else held it for longer; says who.
     """
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + (WAIT_S if wait_s is None else wait_s)
     pause = _PAUSE_S[0]
     while True:
         try:

@@ -110,8 +110,15 @@ def create(context: Context, wanted: NewContainer) -> Container:
     _refuse_storage_options(context, wanted.storage_options)
     if "" in wanted.big_data:
         raise InvalidBigDataName("can't set empty name for container big data item")
-    image = images.get(context, wanted.image) if wanted.image else None
-    top = _top_of(context, image)
+    return stores.settled(lambda: _create_once(context, wanted, fresh))
+
+
+def _create_once(context: Context, wanted: NewContainer, fresh: Container) -> Container:
+    with stores.snapshot(context):
+        image = images.get(context, wanted.image) if wanted.image else None
+        top = _top_of(context, image)
+    if top is not None and top.origin == 0:
+        sealing.seal_if_idle(context, top)
     with automaps.allotted(context, wanted.request, top) as request:
         if context.settings.transient:
             transient.claim(context)
@@ -157,15 +164,13 @@ def _described(context: Context, wanted: NewContainer) -> Container:
 
 
 def _top_of(context: Context, image: Image | None) -> Layer | None:
-    """An image's top layer, sealed."""
+    """An image's top layer."""
     if image is None or not image.layer:
         return None
     top = stores.layer_by_id(context, image.layer)
     if top is None:
         raise LayerUnknown()
     stores.chain(context, top)  # a container on a broken chain could never be mounted
-    if top.origin == 0:
-        sealing.seal_if_idle(context, top)
     return top
 
 
@@ -182,6 +187,8 @@ def _insert(
         present = stores.image_by_id(context, image.id)  # its copies may have become more since
         if present is None:
             raise images.unknown(image.id)
+        if present.layer != image.layer:  # deleted and made anew
+            raise stores.Moved
         image = present
     base = top
     if image is not None and top is not None:

@@ -290,7 +290,9 @@ def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Call
             if present is None:
                 raise NotAnImage()
             refuse_used(context, present)
-            still = [layer_id for layer_id in doomed_layers(context, present) if layer_id in doomed]
+            still = doomed_layers(context, present)
+            if not set(still) <= set(doomed):  # another image that had them has gone: their locks are needed, too
+                raise stores.Moved
             catalog_images.delete_image(tx, present.id)
             for layer_id in still:
                 layers.delete_rows(tx, layer_id)

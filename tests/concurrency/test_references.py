@@ -1,0 +1,138 @@
+"""A name moves, or a record is made anew, between the moment it is looked up and the change that relies on it."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from lading import Store
+from tests.concurrency.processes import Crew, Line, stopping_at
+
+#: Looked up, and nothing changed yet.
+BEFORE_CHANGE = "lading.catalog.database:Catalog.write"
+
+
+def call(store: Store, line: Line, verb: str, args: tuple[object, ...], target: str = BEFORE_CHANGE) -> object:
+    """Call a verb of the store by its dotted name, stopping at its first change."""
+    found: object = store
+    for step in verb.split("."):
+        found = getattr(found, step)
+    with stopping_at(line, target):
+        result = found(*args)  # type: ignore[operator]
+    return getattr(result, "id", result)
+
+
+def put_data(store: Store, line: Line) -> None:
+    with stopping_at(line, BEFORE_CHANGE):
+        store.images.set_data("n", "k", io.BytesIO(b"v"))
+
+
+@pytest.fixture
+def both(crew: Crew) -> Crew:
+    """Images "old", which has the name "n", and "new"."""
+    with Store.open(crew.root, run=crew.run) as store:
+        for id in ("lo", "ln"):
+            store.layers.create(id=id)
+        store.images.create("lo", id="old", names=["n"])
+        store.images.create("ln", id="new")
+    return crew
+
+
+def moved_meanwhile(crew: Crew, verb: str, *args: object) -> object:
+    """Do something to "n", which moves to the new image just before."""
+    worker = crew.hire().start(call, verb, args)
+    assert worker.heard() == "there"
+    with Store.open(crew.root, run=crew.run) as store:
+        store.set_names("new", ["n"])
+    worker.go_on()
+    return worker.result()
+
+
+def test_metadata_goes_to_the_record_that_has_the_name(both: Crew) -> None:
+    moved_meanwhile(both, "set_metadata", "n", "text")
+    with Store.open(both.root, run=both.run) as store:
+        assert (store.metadata("old"), store.metadata("new")) == ("", "text")
+
+
+def test_names_are_added_to_the_record_that_has_the_name(both: Crew) -> None:
+    assert moved_meanwhile(both, "add_names", "n", ["m"]) == ("m", "n")
+    with Store.open(both.root, run=both.run) as store:
+        assert (store.names("old"), store.names("new")) == ((), ("m", "n"))
+
+
+def test_data_goes_to_the_record_that_has_the_name(both: Crew) -> None:
+    worker = both.hire().start(put_data)
+    assert worker.heard() == "there"
+    with Store.open(both.root, run=both.run) as store:
+        store.set_names("new", ["n"])
+        worker.go_on()
+        worker.result()
+        assert (store.images.data_names("old"), store.images.data_names("new")) == ((), ("k",))
+
+
+@pytest.mark.parametrize("verb", ["images.delete", "delete"])
+def test_the_record_that_has_the_name_is_deleted(both: Crew, verb: str) -> None:
+    """Never the one that had it."""
+    moved_meanwhile(both, verb, "n")
+    with Store.open(both.root, run=both.run) as store:
+        assert [image.id for image in store.images.all()] == ["old"]
+
+
+def test_a_layer_that_has_the_name_is_deleted(crew: Crew) -> None:
+    with Store.open(crew.root, run=crew.run) as store:
+        store.layers.create(id="old", names=["n"])
+        store.layers.create(id="new")
+    moved_meanwhile(crew, "layers.delete", "n")
+    with Store.open(crew.root, run=crew.run) as store:
+        assert [layer.id for layer in store.layers.all()] == ["old"]
+
+
+def test_a_container_that_has_the_name_is_deleted(crew: Crew) -> None:
+    with Store.open(crew.root, run=crew.run) as store:
+        store.containers.create(id="old", names=["n"])
+        store.containers.create(id="new")
+    moved_meanwhile(crew, "containers.delete", "n")
+    with Store.open(crew.root, run=crew.run) as store:
+        assert [container.id for container in store.containers.all()] == ["old"]
+
+
+def test_a_container_is_made_on_the_image_as_it_is(both: Crew) -> None:
+    """The image was deleted and made anew, on another layer, since it was looked up."""
+    worker = both.hire().start(call, "containers.create", ("old",))
+    assert worker.heard() == "there"
+    with Store.open(both.root, run=both.run) as store:
+        store.images.delete("old")
+        store.images.create("ln", id="old")
+        worker.go_on()
+        made = store.containers.get(str(worker.result()))
+        assert store.layers.get(made.layer).parent == "ln"
+
+
+def test_two_images_on_one_layer_are_deleted_at_once(crew: Crew) -> None:
+    """Each sees the other when it begins; the layer goes with the second all the same."""
+    with Store.open(crew.root, run=crew.run) as store:
+        store.layers.create(id="below")
+        store.layers.create("below", id="top")
+        for id in ("one", "other"):
+            store.images.create("top", id=id)
+    workers = [crew.hire().start(call, "images.delete", (id,)) for id in ("one", "other")]
+    for worker in workers:
+        assert worker.heard() == "there"
+    for worker in workers:
+        worker.go_on()
+    assert sorted((worker.result() for worker in workers), key=len) == [[], ["top", "below"]]
+    with Store.open(crew.root, run=crew.run) as store:
+        assert store.layers.all() == []
+
+
+def test_a_name_that_moves_is_never_unknown(both: Crew) -> None:
+    """A reader finds a record and reads it in one snapshot: also when that record goes in between."""
+    reader = both.hire().start(call, "metadata", ("n",), "lading.flows.records:fetch")
+    assert reader.heard() == "there"
+    with Store.open(both.root, run=both.run) as store:
+        store.set_metadata("old", "was")
+        store.set_names("new", ["n"])
+        store.images.delete("old")
+    reader.go_on()
+    assert reader.result() == ""
