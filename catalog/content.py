@@ -68,7 +68,7 @@ def register_packs(catalog: Catalog, packs: Sequence[PackContents], epoch: int) 
                     "INSERT INTO object (digest, kind, pack_id, offset, stored_size, size, codec, frames) "
                     "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (digest) DO UPDATE SET kind = excluded.kind, "
                     "pack_id = excluded.pack_id, offset = excluded.offset, stored_size = excluded.stored_size, "
-                    "codec = excluded.codec, frames = excluded.frames, condemned = NULL, verified_at = NULL, "
+                    "size = excluded.size, codec = excluded.codec, frames = excluded.frames, condemned = NULL, verified_at = NULL, "
                     "damaged_at = NULL WHERE object.condemned IS NOT NULL OR object.damaged_at IS NOT NULL",
                     [
                         (o.digest, o.kind, pack_id, o.offset, o.stored_size, o.size, o.codec, o.frames or None)
@@ -100,10 +100,10 @@ def locate(conn: Connection, digests: Sequence[bytes]) -> Mapping[bytes, Locatio
 
 
 def find_content(conn: Connection, key: str) -> ContentInfo | None:
-    """Find a ready content by its key."""
+    """Find a ready content by its key; a hollow one, whose entries are lost, is to be stored again."""
     row = conn.execute(
         "SELECT c.id, c.key, c.size, o.digest, c.entries, c.diff_bytes FROM content c "
-        "LEFT JOIN object o ON o.id = c.recipe_id WHERE c.key = ? AND c.state = 'ready'",
+        "LEFT JOIN object o ON o.id = c.recipe_id WHERE c.key = ? AND c.state = 'ready' AND c.entries >= 0",
         (key,),
     ).fetchone()
     return None if row is None else ContentInfo(row[0], row[1], row[2], bytes(row[3] or b""), row[4], row[5])
@@ -307,8 +307,8 @@ def ready(tx: WriteTransaction, content_id: int, key: str) -> str:
     Returns:
         The key.
     """
-    present = tx.conn.execute("SELECT id, state FROM content WHERE key = ?", (key,)).fetchone()
-    if present is not None and present[1] == "ready":
+    present = tx.conn.execute("SELECT id, state, entries FROM content WHERE key = ?", (key,)).fetchone()
+    if present is not None and present[1] == "ready" and present[2] >= 0:
         return key  # ours stays hidden, and is garbage from now on
     if present is not None:
         tx.conn.execute("UPDATE content SET key = NULL, diff_id = NULL WHERE id = ?", (present[0],))
@@ -317,7 +317,34 @@ def ready(tx: WriteTransaction, content_id: int, key: str) -> str:
         "UPDATE content SET state = 'ready', key = ?, diff_id = ? WHERE id = ? AND state = 'building'",
         (key, diff_id, content_id),
     )
+    if present is not None and present[1] == "ready":
+        _fill(tx.conn, present[0], content_id)
     return key
+
+
+def _fill(conn: Connection, hollow: int, content_id: int) -> None:
+    """Give the layers of a hollow content the one that was stored now; the hollow one is garbage."""
+    conn.execute("UPDATE layer_content SET content_id = ? WHERE content_id = ?", (content_id, hollow))
+    conn.execute("UPDATE layer SET replay_content_id = ? WHERE replay_content_id = ?", (content_id, hollow))
+    conn.execute(
+        "UPDATE content SET state = 'condemned', epoch = (SELECT epoch FROM content WHERE id = ?) WHERE id = ?",
+        (content_id, hollow),
+    )
+
+
+def hollow(conn: Connection) -> list[str]:
+    """Keys of hollow contents."""
+    return [row[0] for row in conn.execute("SELECT key FROM content WHERE state = 'ready' AND entries < 0")]
+
+
+def check_whole(conn: Connection, key: str) -> None:
+    """Refuse a hollow content: one whose entries were lost with its recipe when the catalog was made again.
+
+    Raises:
+        Corrupt: it is one.
+    """
+    if conn.execute("SELECT 1 FROM content WHERE key = ? AND entries < 0", (key,)).fetchone() is not None:
+        raise Corrupt(f"content {key} is lost: what it is made of is in no pack; store it again to heal it")
 
 
 def entries(conn: Connection, key: str) -> list[Entry]:
@@ -332,7 +359,10 @@ def entries(conn: Connection, key: str) -> list[Entry]:
         "LEFT JOIN object o ON o.id = i.object_id WHERE c.key = ? ORDER BY e.seq",
         (key,),
     )
-    return entries_of_rows(rows)
+    found = entries_of_rows(rows)
+    if not found:
+        check_whole(conn, key)
+    return found
 
 
 def entries_of_rows(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:

@@ -144,9 +144,13 @@ class Catalog:
             factory=Tracked,
         )
         catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s, relaxed=relaxed)
-        if create:
-            catalog._make_file()
-            catalog._migrate()
+        try:
+            if create:
+                catalog._make_file()
+                catalog._migrate()
+        except BaseException:
+            catalog.close()  # an open file keeps others from putting a sound one in its place
+            raise
         return catalog
 
     def _make_file(self) -> None:
@@ -175,7 +179,7 @@ class Catalog:
                 if mode != "wal":
                     raise Unsupported(f"{self.path}: this filesystem cannot hold a catalog (journal mode {mode})")
                 migrations.migrate(conn)
-        except sqlite.DatabaseError as error:
+        except (sqlite.DatabaseError, UnicodeDecodeError) as error:
             raise meaning(error, self.path) from error
 
     def _refuse_lost_catalog(self) -> None:
@@ -187,7 +191,8 @@ class Catalog:
 
         if holds_lines(self.journal_folder):
             raise Corrupt(
-                f"{self.path} is missing or empty, but {self.journal_folder} holds changes: the catalog is lost"
+                f"{self.path} is missing or empty, but {self.journal_folder} holds changes: "
+                "the catalog is lost; run `lading catalog rebuild`"
             )
 
     def connection(self) -> Any:
@@ -196,10 +201,20 @@ class Catalog:
             raise RuntimeError("a catalog does not survive a fork: open the store again")
         try:
             connection = self.database.connection()
-            self._connections.add(connection)
+            if connection not in self._connections:
+                self._connections.add(connection)
+                self._local.file = self._file()
             return connection
         except (peewee.OperationalError, peewee.DatabaseError, sqlite.DatabaseError) as error:
             raise meaning(error, self.path) from error
+
+    def _file(self) -> tuple[int, int] | None:
+        """Which file stands at the path now."""
+        try:
+            found = os.stat(self.path)
+        except FileNotFoundError:
+            return None
+        return found.st_dev, found.st_ino
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -211,7 +226,7 @@ class Catalog:
         try:
             conn.execute("BEGIN")
             yield conn
-        except sqlite.DatabaseError as error:
+        except (sqlite.DatabaseError, UnicodeDecodeError) as error:
             raise meaning(error, self.path) from error
         finally:
             if conn.in_transaction:
@@ -276,11 +291,13 @@ class Catalog:
             raise ReadOnly(f"{self.path} may not be written")
         conn = self.connection()
         with self._locked(verb) as lock:
+            if self._file() != self._local.file:  # what is written to a file without its name is lost with the process
+                raise Corrupt(f"{self.path} was removed or replaced while it was open; open the store again")
             try:
                 if os.pread(lock, 1, locks.NOTE_SIZE) == _DOUBT:
                     self._renew_log(conn, lock)
                 yield conn
-            except sqlite.DatabaseError as error:
+            except (sqlite.DatabaseError, UnicodeDecodeError) as error:
                 if "disk I/O error" in str(error):
                     os.pwrite(lock, _DOUBT, locks.NOTE_SIZE)
                 raise meaning(error, self.path) from error
@@ -360,6 +377,16 @@ class Catalog:
         return 0 if busy else int(frames * page_size)
 
     @contextmanager
+    def exclusive(self, verb: str) -> Iterator[None]:
+        """Hold the writer lock without a transaction, for work on the catalog's files themselves.
+
+        Raises:
+            Busy: another writer held the lock for too long.
+        """
+        with self._locked(verb):
+            yield
+
+    @contextmanager
     def _locked(self, verb: str) -> Iterator[int]:
         """Hold the writer lock; gives the descriptor of its file."""
         if getattr(self._local, "locked", False):
@@ -429,18 +456,26 @@ _VAGUE: Final = ("disk I/O error", "unable to open")
 #: Bytes that must fit beside the catalog: its log's beginning and the shared memory.
 _PROBE_SIZE: Final = 1 << 20
 
+#: What SQLite says of a file that is none, or of rows that its own indexes and rules contradict.
+_DAMAGE: Final = (
+    "malformed", "not a database", "constraint failed", "no such table", "no such column", "no such index", "has no column named", "Could not decode",
+    "unsupported file format", "database corruption",
+)  # fmt: skip
+
 
 def meaning(error: Exception, path: Path) -> Exception:
     """Translate what SQLite refuses where its meaning is known."""
     words = str(error)
+    if isinstance(error, UnicodeDecodeError):  # also of a message of SQLite's that quotes what is damaged
+        return Corrupt(f"{path} is damaged: it has text that is no UTF-8; run `lading catalog rebuild`")
     if "locked" in words or "busy" in words:
         return Busy(f"catalog is busy: {words}")
     if "full" in words:
         return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}; free some, or run gc")
     if "readonly" in words or "read-only" in words:
         return ReadOnly(f"{path} may not be written")
-    if "malformed" in words or "not a database" in words:
-        return Corrupt(f"{path} is damaged: {words}; run `lading check`")
+    if any(sign in words for sign in _DAMAGE):
+        return Corrupt(f"{path} is damaged: {words}; run `lading catalog rebuild`")
     if any(vague in words for vague in _VAGUE):
         cause = _refused(path)
         if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from lading.catalog.content import entries_of_rows
+from lading.catalog.content import check_whole, entries_of_rows
 from lading.catalog.database import Connection
 from lading.errors import Corrupt
 from lading.values import Entry
@@ -113,4 +113,5 @@ def _number(conn: Connection, key: str) -> int:
     row = conn.execute("SELECT id FROM content WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise Corrupt(f"content {key} is not recorded")
+    check_whole(conn, key)
     return int(row[0])

@@ -115,7 +115,9 @@ class Journal:
             # Lines of relaxed commits went with the power, their commits did not: what they said is said anew.
             everything = [[kind, record_id, state] for kind, record_id, state in records.live(conn)]
             fresh = Head(at.segment + 1, 0, at.seq, "", at.durable, 0)
-            self._append_at(conn, fresh, body | {"changes": everything}, durable=True)
+            ending = records.transient(conn)
+            said = {"changes": everything} | ({"transient": ending} if ending else {})
+            self._append_at(conn, fresh, body | said, durable=True)
             return
         self._append_at(conn, at, body, durable=durable)
 
@@ -143,7 +145,7 @@ class Journal:
             raise
         end += len(text)
         safe = (digest, end) if durable else (at.durable, at.synced)
-        _set_head(conn, Head(at.segment, end, at.seq + 1, digest, *safe))
+        set_head(conn, Head(at.segment, end, at.seq + 1, digest, *safe))
 
     def _end(self, segment: int) -> int:
         try:
@@ -174,7 +176,7 @@ class Journal:
         path = self.path(at.segment)
         end = self._end(at.segment)
         if end < at.synced:
-            raise Corrupt(f"journal {path} is shorter than the catalog says; run `lading check`")
+            raise Corrupt(f"journal {path} is shorter than the catalog says; run `lading catalog rejournal`")
         if end > at.offset:
             _refuse_lost_commits(at, read_segment(path, at.segment, start=at.offset))
         unfinished = self.path(at.segment + 1)
@@ -202,6 +204,24 @@ class Journal:
         self._append_at(conn, Head(at.segment + 1, 0, at.seq, at.digest, at.durable), body, durable=True)
         return at.segment + 1
 
+    def renew(self, conn: Connection, after: Head, snapshot: str, at_ns: int) -> int:
+        """Begin a segment behind all others, whatever state they are in, as part of the open transaction.
+
+        Args:
+            conn: the catalog.
+            after: the line to go on behind; it need not be there.
+            snapshot: object that holds all records as they are in the catalog.
+            at_ns: the time.
+
+        Returns:
+            The segment's number.
+        """
+        numbers = [int(path.stem) for path in self._folder.glob("*.log") if path.stem.isdigit()]
+        segment = max(numbers, default=0) + 1
+        body = {"at": at_ns, "verb": "snapshot", "snapshot": snapshot, "changes": []}
+        self._append_at(conn, Head(segment, 0, after.seq, after.digest, after.digest), body, durable=True)
+        return segment
+
     def remove_before(self, segment: int) -> None:
         """Remove segments that a snapshot has replaced."""
         for path in sorted(self._folder.glob("*.log")):
@@ -216,10 +236,11 @@ def holds_lines(folder: Path) -> bool:
 
 def _refuse_lost_commits(at: Head, behind: Iterable[Line]) -> None:
     if any(line.durable != at.durable for line in behind):
-        raise Corrupt("the catalog is older than its journal: commits were lost; run `lading check`")
+        raise Corrupt("the catalog is older than its journal: commits were lost; run `lading catalog rebuild`")
 
 
-def _set_head(conn: Connection, at: Head) -> None:
+def set_head(conn: Connection, at: Head) -> None:
+    """Move the head, as part of the open transaction."""
     values = {"segment": at.segment, "offset": at.offset, "seq": at.seq, "digest": at.digest}
     if not at.is_durable:
         values |= {"durable": at.durable, "synced": at.synced}
@@ -268,6 +289,17 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def parse_line(raw: bytes, segment: int, end: int) -> Line | None:
+    """Read a line; None when it is torn or damaged. Members that are not known stay in its body."""
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        text, digest = raw.rstrip(b"\n").rsplit(b" ", 1)
+        if raw.endswith(b"\n") and blake3(text).hexdigest(16).encode() == digest:
+            body = json.loads(text)
+            seq, prev = int(body.pop("seq")), str(body.pop("prev"))
+            return Line(seq, prev, body, digest.decode(), segment, end, str(body.pop("durable", prev)))
+    return None
+
+
 def read_segment(path: Path, segment: int, *, start: int = 0) -> Iterator[Line]:
     """Read the whole lines of a segment from a line's beginning on; torn ones are passed over."""
     end = start
@@ -275,21 +307,6 @@ def read_segment(path: Path, segment: int, *, start: int = 0) -> Iterator[Line]:
         file.seek(start)
         for raw in file:
             end += len(raw)
-            with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError):
-                text, digest = raw.rstrip(b"\n").rsplit(b" ", 1)
-                if raw.endswith(b"\n") and blake3(text).hexdigest(16).encode() == digest:
-                    body = json.loads(text)
-                    seq, prev = body.pop("seq"), body.pop("prev")
-                    yield Line(seq, prev, body, digest.decode(), segment, end, body.pop("durable", prev))
-
-
-def read_chain(folder: Path) -> list[Line]:
-    """Read the journal's lines that count: the chain that ends at the newest line."""
-    lines = [line for path in sorted(folder.glob("*.log")) for line in read_segment(path, int(path.stem))]
-    by_digest = {line.digest: line for line in lines}
-    chain: list[Line] = []
-    line = lines[-1] if lines else None
-    while line is not None:
-        chain.append(line)
-        line = by_digest.get(line.prev)
-    return chain[::-1]
+            line = parse_line(raw, segment, end)
+            if line is not None:
+                yield line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from lading.catalog.database import Connection, WriteTransaction
@@ -106,7 +106,31 @@ def changes(tx: WriteTransaction) -> dict[str, Any] | None:
             (now, tx.verb, kind, record_id, before, after),
         )
         changed.append([kind, record_id, None if after is None else json.loads(after)])
-    return {"at": now, "verb": tx.verb, "changes": changed} if changed else None
+    if not changed:
+        return None
+    line = {"at": now, "verb": tx.verb, "changes": changed}
+    ending = transient(tx.conn, [(str(kind), str(record_id)) for kind, record_id, _ in changed])
+    return line if ending is None else {**line, "transient": ending}
+
+
+def transient(conn: Connection, among: Collection[tuple[str, str]] | None = None) -> dict[str, Any] | None:
+    """Records that end with the run root they were made under, and the note that says which one that is.
+
+    Args:
+        conn: the catalog.
+        among: kinds and ids of the records asked for; None for all.
+
+    Returns:
+        None when there are none.
+    """
+    if among is None:
+        found = conn.execute("SELECT kind, record_id FROM transient ORDER BY kind, record_id").fetchall()
+    else:
+        query = "SELECT kind, record_id FROM transient WHERE kind = ? AND record_id = ?"
+        found = [row for key in among for row in conn.execute(query, key)]
+    listed = [list(row) for row in found]
+    row = conn.execute("SELECT value FROM meta WHERE key = 'transient'").fetchone() if listed else None
+    return None if row is None else {"note": row[0], "records": listed}
 
 
 def id_maps(text: str) -> tuple[IDMap, ...]:

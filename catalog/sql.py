@@ -90,7 +90,7 @@ def _refusal(error: Exception) -> InvalidInput | Busy | Corrupt:
     if "locked" in words or "busy" in words:
         return Busy(f"catalog is busy: {words}")
     if "malformed" in words:
-        return Corrupt(f"the catalog is damaged: {words}")
+        return Corrupt(f"the catalog is damaged: {words}; run `lading catalog rebuild`")
     return InvalidInput(f"the query cannot be run: {words}")
 
 

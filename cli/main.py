@@ -32,6 +32,7 @@ COMMANDS: Final[dict[str, str]] = {
     "changes": "diffs:changes",
     "check": "upkeep:check",
     "cache": "cache:cache",
+    "catalog": "catalog:catalog",
     "checkout": "mounts:checkout",
     "clone": "containers:clone",
     "commit": "containers:commit",
@@ -118,7 +119,7 @@ SECTIONS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("Containers", ("create-container", "containers", "container", "get-container-dir", "get-container-run-dir", "container-parent-owners", "commit", "clone", "delete-container")),
     ("Names and metadata", ("exists", "get-names", "add-names", "set-names", "remove-names", "metadata", "set-metadata", "delete")),
     ("Data", tuple(name for name in COMMANDS if name.endswith("-data") or "-data-" in name)),
-    ("Questions and upkeep", ("sql", "balance", "status", "version", "config", "check", "gc", "dedup", "shutdown", "wipe", "unshare")),
+    ("Questions and upkeep", ("sql", "balance", "status", "version", "config", "check", "gc", "catalog", "dedup", "shutdown", "wipe", "unshare")),
 )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from lading.errors import InvalidInput, LadingError
 from lading.values import tamed
 
 if TYPE_CHECKING:
+    from lading.flows.rebuild import RebuildReport
     from lading.settings import Chosen
     from lading.store import Store
 
@@ -93,6 +94,20 @@ class Session:
         except LadingError as error:
             raise StoreNotOpened(str(error)) from error
 
+    def rebuild(self, *, force: bool, progress: Callable[[int, int | None], None]) -> RebuildReport:
+        """Make the catalog of the store again, which is not opened before."""
+        from lading.store import Store
+
+        chosen = self._chosen()
+        return Store.rebuild(
+            chosen.root,
+            run=chosen.run,
+            driver=chosen.settings.driver,
+            settings=chosen.settings,
+            force=force,
+            progress=progress,
+        )
+
     def configuration(self, path: str | None) -> dict[str, Any]:
         """The configuration as a JSON object; that of a file when one is named."""
         from lading import settings
@@ -162,7 +177,12 @@ def global_options(*, hidden: bool) -> list[click.Option]:
 
 
 def command(
-    name: str, *, count: tuple[int, int | None] = (0, 0), usage: str = "", params: tuple[Callable[..., Any], ...] = ()
+    name: str,
+    *,
+    count: tuple[int, int | None] = (0, 0),
+    usage: str = "",
+    params: tuple[Callable[..., Any], ...] = (),
+    opens: bool = True,
 ) -> Callable[[Callable[..., int | None]], ContractCommand]:
     """Make a command of a function ``f(session, arguments, **options) -> exit status``.
 
@@ -171,6 +191,7 @@ def command(
         count: least and most number of arguments; None for no limit.
         usage: how its arguments are shown.
         params: click option decorators.
+        opens: whether a store that cannot be opened makes it fail before it begins, where scripts expect that.
     """
 
     def wrap(function: Callable[..., int | None]) -> ContractCommand:
@@ -185,7 +206,7 @@ def command(
             status = session.reopen_inside()
             if status is not None:
                 ctx.exit(status)
-            if session.compat:
+            if session.compat and opens:
                 _ = session.store  # scripts expect a store that cannot be opened to fail every command
             try:
                 status = function(session, arguments, **values)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from lading.flows.collect import GcPlan, GcReport
     from lading.flows.context import Context, Progress
     from lading.flows.mounting import Mounted
+    from lading.flows.rebuild import RebuildReport
     from lading.flows.refill import HealReport
 
 
@@ -104,6 +105,38 @@ class Store:
             for part in context.stores:
                 part.warn = warn
         return cls(context)
+
+    @classmethod
+    def rebuild(
+        cls,
+        root: str | os.PathLike[str],
+        *,
+        run: str | os.PathLike[str] | None = None,
+        driver: str = "",
+        settings: Settings | None = None,
+        force: bool = False,
+        progress: Progress | None = None,
+    ) -> RebuildReport:
+        """Make the catalog of a store again from its packs and its journal, as of the last commit.
+
+        Args:
+            root: see :meth:`open`, like the next three. Nobody may have the store open.
+            run: see above.
+            driver: see above.
+            settings: see above.
+            force: also when the present catalog is sound.
+            progress: called with the bytes of the diffs whose entries are made.
+
+        Returns:
+            What was made, what was put aside, and everything that is missing.
+
+        Raises:
+            InvalidInput: no store is there, or its catalog is sound.
+            Busy: another process has the store open.
+        """
+        return flows.rebuild.rebuild(
+            Path(root), Path(run) if run else None, driver, settings or Settings(), force=force, progress=progress
+        )
 
     @classmethod
     def shared(
@@ -382,6 +415,17 @@ class Store:
             A sentence for each removal that failed.
         """
         return flows.repair.repair(self._context, report, containers_too=containers_too)
+
+    def rejournal(self) -> list[str]:
+        """Begin the journal anew from the catalog, when the journal is damaged and the catalog is sound.
+
+        Returns:
+            Paths of what was put aside.
+
+        Raises:
+            InvalidInput: the two agree.
+        """
+        return flows.journaling.rejournal(self._context)
 
     def dedup(self, method: str = "crc") -> int:
         """Tell how many bytes of files in images' layers are stored once for several files.

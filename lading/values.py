@@ -28,6 +28,9 @@ KIND_LISTING: Final = 4
 CODEC_RAW: Final = 0
 CODEC_ZSTD: Final = 1
 
+#: Name under which a catalog lists objects that are needed and in no pack. Real packs have random names.
+LOST_PACK: Final = "0" * 32
+
 #: Plain bytes in one frame; the last frame of an object may be shorter.
 FRAME_SIZE: Final = 4 << 20
 

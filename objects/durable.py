@@ -60,6 +60,15 @@ def fsync_dir(folder: Path) -> None:
         os.close(descriptor)
 
 
+def fsync_file(path: Path) -> None:
+    """Put a file's bytes onto stable storage."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def make_dir(folder: Path) -> None:
     """Make a folder, and its parents, durably; each is the owner's alone.
 

@@ -135,6 +135,30 @@ class Epochs:
             done = number
         return done
 
+    @contextmanager
+    def alone(self) -> Iterator[Path | None]:
+        """Hold every epoch exclusively, so that no operation is going on and none can begin.
+
+        Returns:
+            None; or, holding nothing, the lock file of an epoch that an operation holds.
+        """
+        held: list[int] = []
+        try:
+            for number in self.numbers() or [1]:
+                path = self._path(number)
+                held.append(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+                try:
+                    fcntl.flock(held[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    while held:
+                        os.close(held.pop())
+                    yield path
+                    return
+            yield None
+        finally:
+            for descriptor in held:
+                os.close(descriptor)
+
     def _is_held(self, number: int) -> bool:
         try:
             descriptor = os.open(self._path(number), os.O_RDONLY | os.O_CLOEXEC)

@@ -24,6 +24,11 @@ class Layout:
         return self.root / "format.json"
 
     @property
+    def marker_copy(self) -> Path:
+        """The same once more, in case the marker is lost."""
+        return self.journal / "format.json"
+
+    @property
     def catalog_db(self) -> Path:
         """The catalog."""
         return self.root / "catalog.db"

@@ -18,7 +18,7 @@ from lading.errors import Corrupt
 from lading.objects.backend import PackBackend, PackMissing
 from lading.objects.frame import decompress
 from lading.objects.pack import frames_of, read_footer, read_index
-from lading.values import FRAME_SIZE, Location
+from lading.values import FRAME_SIZE, LOST_PACK, Location
 
 #: Stored bytes read and verified as one task: long enough for a disk to be read in sequence, small enough that a few in
 #: flight are no memory to speak of.
@@ -54,7 +54,8 @@ def check_presence(backend: PackBackend, expected: Mapping[str, int], *, index: 
         try:
             found = backend.size(name)
             if found is None:
-                yield Finding(name, f"pack {name} is missing")
+                words = "objects that are needed are in no pack" if name == LOST_PACK else f"pack {name} is missing"
+                yield Finding(name, words)
             elif found != size:
                 yield Finding(name, f"pack {name} has {found} bytes instead of {size}")
             elif index:

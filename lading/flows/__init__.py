@@ -46,6 +46,9 @@ if TYPE_CHECKING:
         importing as importing,
     )
     from lading.flows import (
+        journaling as journaling,
+    )
+    from lading.flows import (
         layers as layers,
     )
     from lading.flows import (
@@ -59,6 +62,9 @@ if TYPE_CHECKING:
     )
     from lading.flows import (
         owners as owners,
+    )
+    from lading.flows import (
+        rebuild as rebuild,
     )
     from lading.flows import (
         records as records,

@@ -16,7 +16,7 @@ from lading.catalog import reach
 from lading.catalog.database import Connection
 from lading.driveroptions import parse_size
 from lading.errors import Corrupt
-from lading.flows import damage, driver, modified, scrub, stores
+from lading.flows import damage, driver, journaling, modified, scrub, stores
 from lading.flows.context import Context
 from lading.objects import verify
 from lading.values import Container, Image, Layer, printable
@@ -139,7 +139,8 @@ def _check_store(
         layers = {layer.id: layer for layer in catalog_layers.list_layers(conn)}
         images = catalog_images.list_images(conn)
         containers = catalog_containers.list_containers(conn) if origin == 0 else []
-    depths.append(("catalog", time.monotonic() - started, "constraints, foreign keys, records"))
+    own += [Finding("store", "journal", f"journal: {words}") for words in journaling.disagreements(part)]
+    depths.append(("catalog", time.monotonic() - started, "constraints, foreign keys, records, journal"))
     found, unread = _bytes(part, packs, depths, budget)
     own += [Finding("store", part.store_id, words) for words in unread]
     with part.catalog.read() as conn:
@@ -235,6 +236,14 @@ def _disagreeing(conn: Connection, errors: _Errors) -> None:
         if size != length:
             words = f"read {length} bytes instead of {size} bytes: layer content incorrect size"
             errors.add(errors.layers, layer_id, f"layer {layer_id}: {words}")
+    query = (
+        "SELECT l.id, c.key FROM content c JOIN layer_content lc ON lc.content_id = c.id JOIN layer l ON l.seq = lc.layer_id "
+        "WHERE c.entries < 0"
+    )
+    for layer_id, key in conn.execute(query):
+        errors.add(
+            errors.layers, layer_id, f"layer {layer_id}: content {key} is lost: what it is made of is in no pack"
+        )
     for kind, found_errors in (("layer", errors.layers), ("image", errors.images), ("container", errors.containers)):
         for record_id, key, _, length in conn.execute(_DATA.format(kind=kind)):
             what = "is missing" if length is None else "has incorrect size"

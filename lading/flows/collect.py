@@ -244,7 +244,8 @@ def _decide(
     share = context.settings.repack_share
     worn = [use for use in uses if use.objects and use.payload - use.live > share * use.payload]
     chosen = {use.id for use in worn}
-    small = [use for use in uses if use.objects and use.id not in chosen and use.size < SMALL_PACK]
+    # A pack of no size is the list of objects that are in no pack.
+    small = [use for use in uses if use.objects and use.id not in chosen and 0 < use.size < SMALL_PACK]
     groups = [[use] for use in worn]
     if len(small) >= SMALL_PACKS_MIN:
         groups += _grouped(small, context.settings.pack_size)

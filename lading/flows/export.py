@@ -93,7 +93,7 @@ def replay(context: Context, key: str) -> Iterator[bytes]:
         raise Corrupt(f"content {key} has no recipe")
     state = Hasher()
     try:
-        for chunk in _gathered(_assemble(context, recipe)):
+        for chunk in _gathered(assemble(context, recipe)):
             state.update(chunk)
             yield chunk
         found = state.finish()
@@ -119,7 +119,7 @@ def _find_damage(context: Context, recipe: bytes) -> None:
             pass
 
 
-def _assemble(context: Context, recipe: bytes) -> Iterator[bytes]:
+def assemble(context: Context, recipe: bytes) -> Iterator[bytes]:
     """Follow a recipe: literals as they are, references by their objects' bytes.
 
     The reader runs ahead of the output; the parts it has passed wait in a queue of the same bound.

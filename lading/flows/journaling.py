@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import Any, Final
 
+from lading.catalog import chain, records
 from lading.catalog import content as catalog_content
-from lading.catalog import records
 from lading.catalog.database import Connection
-from lading.catalog.journal import Journal
+from lading.catalog.journal import Head, Journal, head
+from lading.errors import Busy, Corrupt, InvalidInput
 from lading.flows.context import Context
-from lading.values import KIND_SNAPSHOT, RecordKind
+from lading.values import KIND_SNAPSHOT
+
+#: Looks at a journal that is being written to, until one falls between two writers.
+_TRIES: Final = 20
 
 
 def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
@@ -31,14 +35,7 @@ def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
     with context.epochs.shared() as epoch:
         with context.catalog.read() as conn:
             seen = conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0]
-            lines = [_line(*record) for record in records.live(conn)]
-        with context.writer(floor=False) as writer:
-            target = writer.stream(KIND_SNAPSHOT)
-            for line in lines:
-                target.write(line)
-            digest = target.close()
-            packs = writer.finish()
-        catalog_content.register_packs(context.catalog, packs, epoch)
+        digest = _store_records(context, epoch)
         with context.catalog.write_rows("snapshot") as conn:
             if conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0] != seen:
                 return False  # a record changed meanwhile: the next collection tries again
@@ -46,6 +43,52 @@ def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
             _hold(conn, digest)
     journal.remove_before(segment)
     return True
+
+
+def _store_records(context: Context, epoch: int) -> bytes:
+    """Store all live records as one object.
+
+    Returns:
+        Its digest.
+    """
+    with context.catalog.read() as conn:
+        lines = [_line(*record) for record in records.live(conn)]
+        ending = records.transient(conn)
+    if ending is not None:
+        lines.append(_line("transient", "", ending))
+    with context.writer(floor=False) as writer:
+        target = writer.stream(KIND_SNAPSHOT)
+        for line in lines:
+            target.write(line)
+        digest = target.close()
+        packs = writer.finish()
+    catalog_content.register_packs(context.catalog, packs, epoch)
+    return digest
+
+
+def renew(context: Context, after: Head, *, epoch: int) -> int:
+    """Begin a journal segment that needs none of those before it.
+
+    Args:
+        context: the store.
+        after: the line to go on behind, in whatever state it is.
+        epoch: the epoch whose lock the caller holds.
+
+    Returns:
+        The segment's number.
+
+    Raises:
+        Busy: a record changed meanwhile.
+    """
+    with context.catalog.read() as conn:
+        seen = head(conn)
+    digest = _store_records(context, epoch)
+    with context.catalog.write_rows("snapshot") as conn:
+        if head(conn) != seen:
+            raise Busy("records changed while they were stored; try again")
+        segment = Journal(context.layout.journal).renew(conn, after, digest.hex(), time.time_ns())
+        _hold(conn, digest)
+    return segment
 
 
 def _hold(conn: Connection, digest: bytes) -> None:
@@ -63,5 +106,56 @@ def _hold(conn: Connection, digest: bytes) -> None:
     )
 
 
-def _line(kind: RecordKind, record_id: str, state: dict[str, Any] | None) -> bytes:
+def _line(kind: str, record_id: str, state: dict[str, Any] | None) -> bytes:
     return json.dumps([kind, record_id, state], separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+
+
+def disagreements(context: Context, *, unsynced: bool = False) -> list[str]:
+    """Compare the journal with the catalog, also while others write.
+
+    Args:
+        context: the store.
+        unsynced: also tell of lines that were never synced, and are lost; the next writer says them anew.
+
+    Returns:
+        A sentence for each thing that is wrong, with the way out.
+    """
+    folder = context.layout.journal
+    for _ in range(_TRIES):
+        with context.catalog.read() as conn:
+            before = head(conn)
+        lost = chain.lost_commits(folder, before, unsynced=unsynced)
+        holes = chain.find_chain(folder, lambda digest: bool(context.locate([bytes.fromhex(digest)]))).holes
+        with context.catalog.read() as conn:
+            if head(conn) != before:
+                continue  # a line that was read may be newer than the head: neither is wrong
+        if lost.startswith("the catalog"):
+            return [f"{lost}; run `lading catalog rebuild`"]
+        return [f"{words}; the catalog has it: run `lading catalog rejournal`" for words in ([lost] if lost else holes)]
+    return []  # written to all the while, and every writer makes the same comparison
+
+
+def rejournal(context: Context) -> list[str]:
+    """Begin the journal anew from a sound catalog, putting the damaged segments aside.
+
+    Returns:
+        Paths of what was put aside.
+
+    Raises:
+        InvalidInput: the journal agrees with the catalog.
+        Corrupt: it holds more than the catalog.
+        Busy: records change all the while.
+    """
+    from lading.flows.install import set_segments_aside
+
+    context.need_writable()
+    wrong = disagreements(context, unsynced=True)
+    if not wrong:
+        raise InvalidInput(f"{context.layout.journal} is sound and agrees with the catalog: there is nothing to renew")
+    if wrong[0].startswith("the catalog is older"):
+        raise Corrupt(wrong[0])
+    with context.epochs.shared() as epoch:
+        with context.catalog.read() as conn:
+            at = head(conn)
+        segment = renew(context, at, epoch=epoch)
+    return set_segments_aside(context.layout, segment, time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()))

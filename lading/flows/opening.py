@@ -15,7 +15,8 @@ from typing import Any, Final
 from lading import config, private
 from lading.catalog.database import Catalog
 from lading.config import Settings
-from lading.errors import Corrupt, InvalidInput, LadingError, ReadOnly, Unsupported
+from lading.errors import InvalidInput, LadingError, ReadOnly, Unsupported
+from lading.flows import marker as marker_file
 from lading.flows import reserve, transient
 from lading.flows.context import Context
 from lading.objects.durable import make_dir, write_durably
@@ -68,8 +69,12 @@ def open_context(root: Path, run: Path | None, driver: str, settings: Settings) 
                 additional.append(found)
         context = _open_one(root, run_root, driver, settings, image_store, additional)
         opened.pop_all()
-    if context.writable:
-        context.with_room(lambda: transient.forget_lost(context))
+    try:
+        if context.writable:
+            context.with_room(lambda: transient.forget_lost(context))
+    except BaseException:
+        context.close()
+        raise
     return context
 
 
@@ -83,14 +88,16 @@ def _open_one(
 ) -> Context:
     """Open a store that may be written to, making it when there is none."""
     layout = Layout(root)
-    marker = _read_marker(layout)
+    marker = marker_file.read(layout)
     if marker is None:
         _refuse_foreign(root)
+        marker_file.refuse_lost(layout)
         marker = _make_store(layout)
-    may_write = _check_format(marker, root)
+    may_write = check_format(marker, root)
     writable = may_write and os.access(root, os.W_OK) and not _read_only_filesystem(root)
     if writable:
         _make_folders(layout)
+        marker_file.keep_copy(layout, marker)
     # Records of two stores name each other: each must be sure of the other's, so that neither can be relaxed.
     relaxed = settings.sync == "relaxed" and not settings.image_store
     opening = partial(
@@ -107,37 +114,19 @@ def _open_one(
 def _open_beside(root: Path, run_root: Path, driver: str, settings: Settings) -> Context | None:
     """Open a store to read from it, writing nothing there; None when the folder holds no store yet."""
     layout = Layout(root)
-    marker = _read_marker(layout)
+    marker = marker_file.read(layout)
     if marker is None:
         _refuse_foreign(root)
+        marker_file.refuse_lost(layout)
         return None
-    _check_format(marker, root)
+    check_format(marker, root)
     catalog = Catalog.open(
         layout.catalog_db, layout.journal, layout.writer_lock, read_only=True, wait_s=settings.wait_s
     )
     return Context(root, run_root, str(marker["id"]), catalog, settings, driver, False)
 
 
-def _read_marker(layout: Layout) -> dict[str, Any] | None:
-    """Read the format marker; None when there is none."""
-    try:
-        text = layout.format_marker.read_bytes()
-    except FileNotFoundError:
-        return None
-    except NotADirectoryError as error:
-        raise InvalidInput(f"store {layout.root}: not a directory") from error
-    except PermissionError as error:
-        raise InvalidInput(f"store {layout.root}: permission denied") from error
-    try:
-        marker = json.loads(text)
-        if not isinstance(marker, dict) or not isinstance(marker["id"], str) or not isinstance(marker["version"], int):
-            raise ValueError("wrong shape")
-    except (ValueError, KeyError) as error:
-        raise Corrupt(f"store {layout.root}: the format marker {layout.format_marker.name} is damaged") from error
-    return marker
-
-
-def _check_format(marker: dict[str, Any], root: Path) -> bool:
+def check_format(marker: dict[str, Any], root: Path) -> bool:
     """Tell whether a store of this format may be written.
 
     Raises:
@@ -170,12 +159,17 @@ def _refuse_foreign(root: Path) -> None:
         raise Unsupported(f"{root} belongs to containers/storage; choose another root and use `lading import`")
 
 
-def _make_store(layout: Layout) -> dict[str, Any]:
-    """Make an empty store. The marker is written last: what has one is whole."""
-    marker = {
+def new_marker() -> dict[str, Any]:
+    """The marker of a store that is new."""
+    return {
         "version": FORMAT_VERSION, "id": os.urandom(16).hex(),
         "compatible": [], "read_only_compatible": [], "incompatible": [],
     }  # fmt: skip
+
+
+def _make_store(layout: Layout) -> dict[str, Any]:
+    """Make an empty store. The marker is written last: what has one is whole."""
+    marker = new_marker()
     try:
         _make_folders(layout)
         if os.stat(layout.root).st_uid == os.geteuid():
@@ -184,7 +178,7 @@ def _make_store(layout: Layout) -> dict[str, Any]:
         try:
             write_durably(layout.format_marker, json.dumps(marker).encode() + b"\n", replace=False)
         except FileExistsError:  # another process made the store at this moment
-            made = _read_marker(layout)
+            made = marker_file.read(layout)
             if made is not None:
                 return made
             raise

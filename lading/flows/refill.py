@@ -130,11 +130,15 @@ def _refill(context: Context, lost: Wanted, offer: Offer) -> int:
 
 
 def _store_again(context: Context, key: str, opener: sources.Opener) -> None:
-    """Store a diff as if a layer were made of it: its content is there, and gets what it lacks."""
+    """Store a diff as if a layer were made of it: its content is there, and gets what it lacks, its entries included."""
     from lading.flows.ingest import ingesting
 
-    with opener() as stream, ingesting(context, stream, expected=key):
-        pass
+    with (
+        opener() as stream,
+        ingesting(context, stream, expected=key) as diff,
+        context.catalog.write("heal") as tx,
+    ):
+        diff.commit(tx)
 
 
 def _restore_listings(context: Context, lost: Wanted) -> int:
@@ -160,7 +164,8 @@ def _still_needed(context: Context) -> int:
     lost = sources.wanted(context)
     with context.catalog.read() as conn:
         objects = sum(1 for digest in lost.places if catalog_damage.users(conn, digest))
-    return objects + len([key for key, recipe in lost.recipes.items() if recipe is None])
+        hollow = set(catalog_content.hollow(conn)) - {key for key, recipe in lost.recipes.items() if recipe is not None}
+    return objects + len({key for key, recipe in lost.recipes.items() if recipe is None} | hollow)
 
 
 def _renew_snapshot(context: Context, lost: Wanted, healed: dict[str, int]) -> None:

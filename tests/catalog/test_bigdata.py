@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lading.catalog import bigdata, containers, images, layers
-from lading.catalog.database import Catalog, sqlite
+from lading.catalog.database import Catalog
 from lading.errors import Corrupt
 from lading.values import BigData, Container, Image, Layer, RecordKind
 from tests.catalog.conftest import item
@@ -52,7 +52,7 @@ def test_an_item_needs_its_object(records: Catalog, kind: RecordKind) -> None:
         put(records, kind, BigData("k", 1, "", b"\1" * 32))
     held = item(records, "k", b"v")
     put(records, kind, held)
-    with pytest.raises(sqlite.IntegrityError), records.write_rows() as conn:
+    with pytest.raises(Corrupt, match="FOREIGN KEY"), records.write_rows() as conn:
         conn.execute("DELETE FROM object WHERE digest = ?", (held.object,))
 
 

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from lading import Store
 from lading.catalog import migrations
+from lading.catalog.chain import read_chain
 from lading.catalog.database import Connection
 from lading.catalog.encoding import pack_pairs, pack_regions, unpack_pairs, unpack_regions
-from lading.catalog.journal import Journal, head, read_chain
+from lading.catalog.journal import Journal, head
 from lading.catalog.models import TABLES
 from lading.catalog.paths import path_to_text, text_to_path
 from lading.errors import Busy, Corrupt, InvalidInput, Unsupported
@@ -177,6 +178,7 @@ def test_a_line_whose_transaction_did_not_commit_is_passed_over(store: Store) ->
     assert [line.body["verb"] for line in read_chain(store.root / "journal")] == ["create-layer"] * 3
 
 
+@pytest.mark.damages
 def test_a_catalog_older_than_its_journal_is_noticed(store: Store) -> None:
     """Commits were lost: nothing more is written."""
     store.layers.create(id="a")
@@ -205,7 +207,7 @@ def test_a_long_journal_becomes_a_snapshot(store: Store, monkeypatch: pytest.Mon
     snapshot = bytes.fromhex(lines[0].body["snapshot"])
     records = [json.loads(line) for line in store._context.reader.read(snapshot).splitlines()]
 
-    assert [path.name for path in (store.root / "journal").iterdir()] == ["00000002.log"]
+    assert [path.name for path in (store.root / "journal").glob("*.log")] == ["00000002.log"]
     assert [record[1] for record in records] == [f"l{number}" for number in range(10)]
     store.layers.create(id="after")
     assert read_chain(store.root / "journal")[-1].body["verb"] == "create-layer"

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from lading.catalog import database, layers, names
+from lading.catalog.chain import read_chain
 from lading.catalog.database import Catalog, sqlite
-from lading.catalog.journal import read_chain
 from lading.errors import Busy, Corrupt, Full, ReadOnly, Unsupported
 from lading.values import Layer
 from tests.catalog.conftest import open_catalog

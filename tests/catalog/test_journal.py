@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lading.catalog import bigdata, containers, images, layers, names, records
+from lading.catalog.chain import find_chain, read_chain
 from lading.catalog.database import Catalog, WriteTransaction
-from lading.catalog.journal import Head, Journal, head, read_chain
+from lading.catalog.journal import Head, Journal, head
 from lading.errors import Corrupt
 from lading.values import Container, IDMap, Image, Layer
 from tests.catalog.conftest import add_content, add_object, item, open_catalog
@@ -163,8 +165,8 @@ def test_a_journal_that_lost_its_end_is_noticed(catalog: Catalog, kept: int) -> 
         create(catalog, "b")
 
 
-def test_a_flipped_bit_ends_the_chain_there(catalog: Catalog) -> None:
-    """What comes after it still follows; what came before is not claimed to."""
+def test_a_flipped_bit_is_a_hole_and_no_end(catalog: Catalog) -> None:
+    """What comes before and after it still counts, since states are whole; what is missing is told."""
     for layer_id in "abc":
         create(catalog, layer_id)
     path = catalog.journal_folder / "00000001.log"
@@ -172,7 +174,53 @@ def test_a_flipped_bit_ends_the_chain_there(catalog: Catalog) -> None:
     data[data.index(b'"b"') + 1] ^= 1
     path.write_bytes(data)
 
-    assert chain_ids(catalog) == ["c"]
+    assert chain_ids(catalog) == ["a", "c"]
+    (hole,) = find_chain(catalog.journal_folder).holes
+    assert hole.startswith("line 2 of the journal is damaged or missing")
+
+
+def test_a_line_that_was_not_committed_is_passed_over_also_beside_a_hole(catalog: Catalog) -> None:
+    """It has the number of the missing one, and is not taken for it."""
+    create(catalog, "a")
+    with suppress(InterruptedError), catalog.write("create-layer") as tx:
+        layers.create_layer(tx, Layer("never"))
+        Journal(catalog.journal_folder).append(tx.conn, records.changes(tx) or {})
+        raise InterruptedError
+    for layer_id in "bc":
+        create(catalog, layer_id)
+    path = catalog.journal_folder / "00000001.log"
+    assert chain_ids(catalog) == ["a", "b", "c"]
+    path.write_bytes(path.read_bytes().replace(b'["layer","b"', b'["layer","x"'))
+
+    assert chain_ids(catalog) == ["a", "c"]
+
+
+def test_a_snapshot_ends_the_way_back_only_when_it_is_stored(catalog: Catalog) -> None:
+    """Else older segments are needed, and when they are gone that is told."""
+    create(catalog, "a")
+    rotate(catalog)
+    create(catalog, "b")
+
+    assert [line.seq for line in find_chain(catalog.journal_folder, lambda digest: digest == "00" * 32).places] == [
+        2,
+        3,
+    ]
+    assert [line.seq for line in find_chain(catalog.journal_folder).places] == [1, 2, 3]
+    (catalog.journal_folder / "00000001.log").unlink()
+    assert "every record from before" in find_chain(catalog.journal_folder).holes[0]
+
+
+def test_a_damaged_end_is_told_and_a_torn_one_is_not(catalog: Catalog) -> None:
+    """A kill leaves the beginning of a line; a whole line that is wrong may have been a commit."""
+    create(catalog, "a")
+    path = catalog.journal_folder / "00000001.log"
+    whole = path.read_bytes()
+
+    for torn in (whole[:-20], whole[:-20] + b"\n", whole[:50] + b"\n"):
+        path.write_bytes(whole + torn)
+        assert not find_chain(catalog.journal_folder).damaged_end
+    path.write_bytes(whole + whole.replace(b'"a"', b'"b"'))
+    assert find_chain(catalog.journal_folder).damaged_end
 
 
 def test_a_name_with_a_newline_stays_on_one_line(catalog: Catalog) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from lading.catalog import journal, layers, names
+from lading.catalog.chain import read_chain
 from lading.catalog.database import Catalog, sqlite
-from lading.catalog.journal import Journal, head, read_chain
+from lading.catalog.journal import Journal, head
 from lading.errors import Busy, Corrupt, LadingError
 from lading.values import Layer
 from tests.catalog.conftest import open_catalog

@@ -303,3 +303,27 @@ def test_a_command_in_a_user_namespace(lading: Run, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert ok(lading("changes", "-s", "overlay", "x")) == 'Add "/h"\n'
     assert lading("layer", "-U", "nosuch").returncode == 1
+
+
+def test_a_lost_catalog_is_made_again(lading: Run, layer_file: str, tmp_path: Path) -> None:
+    """Every command says the way out; what was lost is told by the exit status."""
+    layer_id = ok(lading("import-layer", "-f", layer_file)).split()[0]
+    done = lading("catalog", "rebuild")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "nothing to rebuild" in done.stderr
+    assert lading("catalog", "fix").returncode == lading("catalog", "rejournal").returncode == 1
+    for path in (tmp_path / "root").glob("catalog.db*"):
+        path.unlink()
+
+    done = lading("layers")
+    assert done.returncode == 1
+    assert done.stdout.endswith("run `lading catalog rebuild`\n")
+    assert json.loads(ok(lading("catalog", "rebuild", "--json")))["layers"] == 1
+    assert ok(lading("diff", "-u", layer_id)).encode() == LAYER
+    assert ok(lading("catalog", "rebuild", "--force")).startswith("rebuilt: 1 layers, 0 images")
+
+    for pack in (tmp_path / "root/objects/packs").rglob("*.pack"):
+        pack.unlink()
+    done = lading("catalog", "rebuild", "-f")
+    assert done.returncode == 1
+    assert f"damaged: layer {layer_id}: content sha256:" in done.stdout

@@ -20,7 +20,7 @@ FOLDER: Final = Path(__file__).parent
 ROWS: Final[dict[str, Any]] = tomllib.loads((FOLDER / "rows.toml").read_text())
 
 #: Commands that only we have.
-OURS: Final = {"balance", "cache", "checkout", "clone", "commit", "import", "seal", "sql"}
+OURS: Final = {"balance", "cache", "catalog", "checkout", "clone", "commit", "import", "seal", "sql"}
 
 
 def named_by(row: Any) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pyzstd
 from blake3 import blake3
 
-from lading.catalog.journal import read_chain, read_segment
+from lading.catalog.chain import read_chain
+from lading.catalog.journal import read_segment
 from lading.errors import Corrupt, LadingError
 from lading.materialize.listing import listing, read_listing
 from lading.objects.frame import compress

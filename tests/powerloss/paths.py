@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from lading import Store
 from lading.catalog import records
-from lading.catalog.journal import read_chain
+from lading.catalog.chain import read_chain
 from tests.flows.test_importing import Layout
 from tests.tarmake import tree
 

@@ -1,0 +1,122 @@
+"""A new catalog takes the old one's place; what was there is put aside, and nothing of it deleted."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from lading.catalog.chain import segments
+from lading.errors import Busy
+from lading.flows.exclusive import refuse_open
+from lading.objects.durable import fsync_dir, fsync_file, translating
+from lading.objects.folder import FolderBackend
+from lading.objects.layout import Layout
+
+#: The database, its log, its shared memory.
+_SUFFIXES: Final = ("", "-wal", "-shm")
+
+
+def put_in_place(layout: Layout, built: Path, stamp: str, segment: int, packs: Sequence[str]) -> list[str]:
+    """Rename a complete catalog into place.
+
+    The old files get second names first, then lose their own, the database before its log, so that at no instant
+    a database stands beside another one's log, or nothing of the old is left. Killed in between, there is no catalog,
+    which every command says, and the rebuild is run again.
+
+    Args:
+        layout: the store's, held alone.
+        built: the new database, closed, without a log.
+        stamp: for the names of what is put aside.
+        segment: journal segments before this one are put aside, too.
+        packs: names of packs that are put aside: they cannot be read, and a collection would take them for debris.
+
+    Returns:
+        Paths of what was put aside.
+
+    Raises:
+        Busy: a process came to open the catalog meanwhile; everything is as it was.
+    """
+    with translating(layout.root):
+        os.chmod(built, 0o600)
+        fsync_file(built)
+        aside = _free_name(layout, stamp)
+        kept = [suffix for suffix in _SUFFIXES if _give_name(_beside(layout, suffix), Path(f"{aside}{suffix}"))]
+        fsync_dir(layout.root)
+        for suffix in _SUFFIXES:
+            with suppress(FileNotFoundError):
+                os.unlink(_beside(layout, suffix))
+        try:
+            refuse_open(layout, Path(f"{aside}-shm"))
+            if _beside(layout, "-wal").exists():
+                raise Busy(f"store {layout.root} is being opened by another process; try again")
+        except Busy:
+            for suffix in reversed(kept):
+                with suppress(FileNotFoundError):
+                    os.unlink(_beside(layout, suffix))
+                os.rename(f"{aside}{suffix}", _beside(layout, suffix))
+            fsync_dir(layout.root)
+            raise
+        moved = _set_packs_aside(layout, packs)
+        os.rename(built, layout.catalog_db)
+        fsync_dir(layout.root)
+    return moved + [f"{aside}{suffix}" for suffix in kept] + set_segments_aside(layout, segment, stamp)
+
+
+def _beside(layout: Layout, suffix: str) -> Path:
+    return Path(f"{layout.catalog_db}{suffix}")
+
+
+def _free_name(layout: Layout, stamp: str) -> Path:
+    number = 0
+    while True:
+        path = layout.root / f"{layout.catalog_db.name}.lost-{stamp}{f'-{number}' if number else ''}"
+        if not any(Path(f"{path}{suffix}").exists() for suffix in _SUFFIXES):
+            return path
+        number += 1
+
+
+def _give_name(source: Path, target: Path) -> bool:
+    """Give a file with anything in it a second name.
+
+    Returns:
+        Whether there was one.
+    """
+    try:
+        if not os.lstat(source).st_size:
+            return False
+    except FileNotFoundError:
+        return False
+    os.link(source, target, follow_symlinks=False)
+    return True
+
+
+def set_segments_aside(layout: Layout, before: int, stamp: str) -> list[str]:
+    """Rename journal segments with a hole, once a new one has replaced them."""
+    kept = []
+    for path in segments(layout.journal):
+        if int(path.stem) < before:
+            target = path.with_name(f"{path.name}.lost-{stamp}")
+            os.rename(path, target)
+            kept.append(str(target))
+    if kept:
+        fsync_dir(layout.journal)
+    return kept
+
+
+def _set_packs_aside(layout: Layout, names: Sequence[str]) -> list[str]:
+    """Rename packs.
+
+    Returns:
+        Their new paths.
+    """
+    kept = []
+    for name in names:
+        path = FolderBackend(layout.packs).path(name)
+        target = path.with_name(f"{path.name}.damaged")
+        os.rename(path, target)
+        fsync_dir(path.parent)
+        kept.append(str(target))
+    return kept
