@@ -299,7 +299,8 @@ class Catalog:
                 yield conn
             except (sqlite.DatabaseError, UnicodeDecodeError) as error:
                 if "disk I/O error" in str(error):
-                    os.pwrite(lock, _DOUBT, locks.NOTE_SIZE)
+                    with contextlib.suppress(OSError):  # the disk may be gone altogether; the first error tells so
+                        os.pwrite(lock, _DOUBT, locks.NOTE_SIZE)
                 raise meaning(error, self.path) from error
 
     @contextmanager

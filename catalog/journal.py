@@ -142,6 +142,8 @@ class Journal:
                 raise Full(f"{path}: {os.strerror(error.errno).lower()}") from error
             if error.errno == errno.EFBIG:
                 raise FileTooLarge(f"{path}: {os.strerror(error.errno).lower()}") from error
+            if error.errno is not None and not isinstance(error.filename, str | bytes):
+                raise OSError(error.errno, error.strerror, str(path)) from error
             raise
         end += len(text)
         safe = (digest, end) if durable else (at.durable, at.synced)

@@ -54,6 +54,8 @@ def told(what: str | Path) -> Iterator[None]:
             raise Full(words) from error
         if error.errno == errno.EROFS:
             raise ReadOnly(words) from error
+        if error.errno is not None and not isinstance(error.filename, str | bytes):
+            raise OSError(error.errno, error.strerror, str(what)) from error
         raise
 
 

@@ -91,7 +91,8 @@ def _adopt(folder: Path, name: str, entries: Entries, boot: str, redirect: Redir
         if sound and not values["durable"]:
             sound = not erofs.damaged_files(descriptor, entries())
             if sound:
-                os.fsync(descriptor)
+                with told(found.path):
+                    os.fsync(descriptor)
     finally:
         os.close(descriptor)
     if not sound:
@@ -129,12 +130,14 @@ def make_durable(cache_root: Path, name: str) -> None:
     values = read_note(folder, name)
     if values is None or values["durable"]:
         return
+    path = folder / (name + IMAGE_SUFFIX)
     try:
-        descriptor = os.open(folder / (name + IMAGE_SUFFIX), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         return
     try:
-        os.fsync(descriptor)
+        with told(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
     _describe(folder, name, {**values, "durable": True})
@@ -182,9 +185,10 @@ def _describe(folder: Path, name: str, values: Mapping[str, Any]) -> None:
     try:
         building, descriptor = make_building(parent, BUILDING_PREFIX)
         try:
-            made = private.opened("marker", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=descriptor)
-            with open(made, "w") as marker:
-                json.dump(dict(values), marker)
+            with told(folder / (name + MARKER_SUFFIX)):
+                made = private.opened("marker", os.O_WRONLY | os.O_CREAT | os.O_EXCL, dir_fd=descriptor)
+                with open(made, "w") as marker:
+                    json.dump(dict(values), marker)
             os.rename("marker", name + MARKER_SUFFIX, src_dir_fd=descriptor, dst_dir_fd=parent)
         finally:
             remove_tree(building, dir_fd=parent)

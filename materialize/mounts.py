@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 from lading.errors import InUse, InvalidInput, LadingError, Unsupported
 from lading.materialize import syscalls
+from lading.materialize.beneath import told
 from lading.materialize.imagemount import ImageAbilities, attached_images, open_image
 from lading.values import printable
 
@@ -368,7 +369,8 @@ def sync_filesystem(path: Path) -> None:
     """Put everything written to a path's filesystem onto stable storage."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        syscalls.syncfs(descriptor)
+        with told(path):
+            syscalls.syncfs(descriptor)
     finally:
         os.close(descriptor)
 

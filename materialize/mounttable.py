@@ -118,9 +118,14 @@ class MountTable:
             "views": list(record.views),
         }  # fmt: skip
         temporary = path.with_suffix(f".{os.urandom(8).hex()}")
-        with open(private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
-            json.dump(values, file)
-        os.rename(temporary, path)
+        try:
+            with open(private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "w") as file:
+                json.dump(values, file)
+            os.rename(temporary, path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from error
 
     def remove(self, layer_id: str) -> None:
         """Forget a layer's mount, and its mount point when nothing is mounted there."""

@@ -36,6 +36,10 @@ def translated(error: OSError, path: Path | str) -> OSError | LadingError:
         return FileTooLarge(f"{path}: {os.strerror(errno.EFBIG).lower()}")
     if error.errno == errno.EROFS:
         return ReadOnly(f"{path}: {os.strerror(errno.EROFS).lower()}")
+    if error.errno is not None and not isinstance(
+        error.filename, str | bytes
+    ):  # writing and syncing go by descriptor: say which file
+        return OSError(error.errno, error.strerror, str(path))
     return error
 
 
@@ -55,7 +59,8 @@ def fsync_dir(folder: Path) -> None:
     """Put a folder's names onto stable storage."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(descriptor)
+        with translating(folder):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

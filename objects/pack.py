@@ -7,6 +7,7 @@ offsets are sums of stored sizes. Nothing is ever changed in place.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 from collections.abc import Iterator, Sequence
@@ -108,7 +109,8 @@ class PackWriter:
                 os.fsync(self._descriptor)
                 size = os.fstat(self._descriptor).st_size
         except BaseException:
-            self.path.unlink()  # after a failed sync nobody knows what is on the disk
+            with contextlib.suppress(OSError):  # after a failed sync nobody knows what is on the disk
+                self.path.unlink()
             raise
         finally:
             self.abort()
