@@ -5,6 +5,7 @@ Answers hold for a boot and are kept in the run root; tests and the command line
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -37,6 +38,7 @@ class Abilities:
     erofs_file: bool = False  #: an EROFS image is mounted from its file
     erofs_loop: bool = False  #: an EROFS image is mounted from a loop device
     data_only: bool = False  #: overlay takes lowerdirs that only hold what others' files lead to
+    doubtful: bool = False  #: the disk was full or failing, so that the other answers are not to be relied on
 
     @property
     def erofs(self) -> bool:
@@ -56,7 +58,7 @@ def probe(cache: Path, run: Path) -> Abilities:
     if known is not None:
         return known
     found = _try_out(cache)
-    if run.is_dir():
+    if run.is_dir() and not found.doubtful:
         with suppress(OSError):  # it is only remembered to save time
             temporary = note.with_suffix(f".{os.getpid()}")
             with open(private.opened(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "w") as file:
@@ -81,13 +83,29 @@ def _read(note: Path) -> Abilities | None:
         return None
 
 
+class _Doubt(Exception):
+    """Something failed that says nothing about what can be done here."""
+
+
+#: A full or failing disk: another time the answer may be another.
+_PASSING: Final = frozenset({errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
 def _try_out(cache: Path) -> Abilities:
+    try:
+        return _try_all(cache)
+    except _Doubt:
+        return Abilities(os.geteuid() == 0, False, False, False, False, False, False, doubtful=True)
+
+
+def _try_all(cache: Path) -> Abilities:
     import shutil
     import tempfile
 
     try:
         scratch = Path(tempfile.mkdtemp(prefix=".probe-", dir=cache))
-    except OSError:
+    except OSError as error:
+        _refuse_passing(error)
         return Abilities(os.geteuid() == 0, False, False, False, False, False, False)
     try:
         trusted = _can(lambda: os.setxattr(scratch, "trusted.lading.probe", b"1"))
@@ -107,9 +125,21 @@ def _can(attempt: object) -> bool:
     assert callable(attempt)
     try:
         attempt()
-    except (OSError, LadingError):
+    except (OSError, LadingError) as error:
+        _refuse_passing(error)
         return False
     return True
+
+
+def _refuse_passing(error: BaseException) -> None:
+    """Raise :class:`_Doubt` when the cause may pass."""
+    cause: BaseException | None = error
+    while cause is not None:
+        # A limit of zero user namespaces, which is for good, is told as "no space", too: by calls without a file.
+        named = isinstance(cause, OSError) and (cause.errno != errno.ENOSPC or cause.filename is not None)
+        if isinstance(cause, OSError) and named and cause.errno in _PASSING:
+            raise _Doubt from error
+        cause = cause.__cause__
 
 
 def _try_fsopen() -> None:
