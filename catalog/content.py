@@ -352,17 +352,23 @@ def entries(conn: Connection, key: str) -> list[Entry]:
 
     A condemned one still answers: whoever found it before it was condemned holds its rows by an epoch lock.
     """
-    rows = conn.execute(
-        "SELECT p.path, e.kind, e.opaque, l.path, e.inode_id, i.type, i.mode, i.uid, i.gid, i.mtime_ns, i.size, o.digest, "
-        "i.link_target, i.rdev, i.xattrs, i.sparse FROM content c JOIN entry e ON e.content_id = c.id "
-        "JOIN path p ON p.id = e.path_id LEFT JOIN path l ON l.id = e.link_path_id LEFT JOIN inode i ON i.id = e.inode_id "
-        "LEFT JOIN object o ON o.id = i.object_id WHERE c.key = ? ORDER BY e.seq",
-        (key,),
-    )
-    found = entries_of_rows(rows)
+    found = entries_of_rows(conn.execute(_ENTRIES % "c.key = ?", (key,)))
     if not found:
         check_whole(conn, key)
     return found
+
+
+def waiting_entries(conn: Connection, content_id: int) -> list[Entry]:
+    """Read the entries of a content that is not visible yet, in order."""
+    return entries_of_rows(conn.execute(_ENTRIES % "c.id = ?", (content_id,)))
+
+
+_ENTRIES: Final = (
+    "SELECT p.path, e.kind, e.opaque, l.path, e.inode_id, i.type, i.mode, i.uid, i.gid, i.mtime_ns, i.size, o.digest, "
+    "i.link_target, i.rdev, i.xattrs, i.sparse FROM content c JOIN entry e ON e.content_id = c.id "
+    "JOIN path p ON p.id = e.path_id LEFT JOIN path l ON l.id = e.link_path_id LEFT JOIN inode i ON i.id = e.inode_id "
+    "LEFT JOIN object o ON o.id = i.object_id WHERE %s ORDER BY e.seq"
+)
 
 
 def entries_of_rows(rows: Iterable[tuple[Any, ...]]) -> list[Entry]:

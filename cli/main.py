@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from types import FrameType
 from typing import Any, Final, NoReturn
@@ -16,8 +17,8 @@ from typing import Any, Final, NoReturn
 import click
 
 from lading.cli.parse import FAILURE, OptionError, normalise
-from lading.cli.session import Session, Stopped, StoreNotOpened, global_options
-from lading.errors import LadingError
+from lading.cli.session import Session, Stopped, StoreNotOpened, global_options, log
+from lading.errors import LadingError, Untidy
 from lading.values import printable, tamed
 
 #: The name under which scripts of ``containers-storage`` find what they know, and others that mean the same.
@@ -241,6 +242,14 @@ def run(words: list[str], program: str = "lading") -> int:
         The exit status.
     """
     _write_utf8()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", Untidy)
+        warnings.showwarning = _show_warning
+        return _run(words, program)
+
+
+def _run(words: list[str], program: str) -> int:
+    """Run the command; every error becomes a line and a status."""
     try:
         status = cli.main(words, prog_name=COMPAT if program in COMPAT_NAMES else "lading", standalone_mode=False)
         sys.stdout.flush()
@@ -268,6 +277,21 @@ def _stopped(words: list[str]) -> int:
     number = _received[0] if _received else signal.SIGINT
     _fail(_STOPPED_BY[signal.Signals(number)], words)
     return 128 + number
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: Any = None,
+    line: str | None = None,
+) -> None:
+    """Show what could not be tidied up as a log line, which scripts know to ignore."""
+    if issubclass(category, Untidy):
+        log("warning", str(message))
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 def _fail(message: str, words: list[str], *, to_stdout: bool = False) -> int:

@@ -35,6 +35,10 @@ class LadingError(Exception):
         super().__init__(words)
 
 
+class Untidy(UserWarning):
+    """Something that is not needed any more could not be removed yet. What was asked for is done."""
+
+
 class InvalidInput(LadingError, ValueError):
     """The call or the data handed in is wrong; the same call will fail again."""
 

@@ -20,6 +20,7 @@ from lading import private
 from lading.catalog import layers as catalog_layers
 from lading.errors import Busy, Full, InUse, LadingError
 from lading.flows.context import Context
+from lading.flows.tidying import tidying
 from lading.idmaps import NO_MAPS, Maps
 from lading.locks import file_lock
 from lading.materialize.beneath import remove_tree
@@ -73,7 +74,8 @@ def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
             mounting.unmount_all(context, layer_id)
         yield
         for layer_id in layer_ids:
-            remove_unused(context, layer_id, keep=_current_number(context, layer_id))
+            with tidying(f"write areas of layer {layer_id}"):
+                remove_unused(context, layer_id, keep=_current_number(context, layer_id))
 
 
 def _current_number(context: Context, layer_id: str) -> int | None:
@@ -230,10 +232,16 @@ def discard(context: Context, folder: Path) -> int:
     except Full:
         target = folder
     try:
-        return remove_tree(target)
+        if staging is None:
+            return remove_tree(target)
+        freed = 0
+        with tidying(str(target)):
+            freed = remove_tree(target)
+        return freed
     finally:
         if staging is not None:
-            staging.close()
+            with tidying(str(staging.path)):
+                staging.close()
 
 
 def collect_debris(context: Context, *, dry_run: bool) -> tuple[int, list[str]]:

@@ -22,6 +22,7 @@ from lading.errors import Busy, Full, LadingError
 from lading.flows import areas, journaling, leftovers, reserve
 from lading.flows.context import Context
 from lading.flows.ingest import shadowed
+from lading.flows.tidying import tidying
 from lading.objects.durable import Staging
 from lading.objects.pack import pack_size_of
 from lading.objects.recipe import Reference, read_recipe
@@ -134,7 +135,8 @@ def gc(context: Context, *, dry_run: bool) -> GcReport:
     reports = []
     for part in parts:
         reports.append(part.with_room(partial(_collect, part)))
-        reserve.put_back(part.layout)
+        with tidying(str(part.layout.reserve)):
+            reserve.put_back(part.layout)
     return _sum(reports)
 
 

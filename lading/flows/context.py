@@ -73,7 +73,7 @@ class Context:
         self.writable_stores = 2 if image_store else 1
         #: Called with a sentence for whatever is done otherwise than asked for, and is no error.
         self.warn: Callable[[str], None] = log_warning
-        self._wanted_driver = driver
+        self.asked_driver = driver  #: "overlay", "vfs", or empty for what works here
 
     def warn_of(self, sentences: Iterable[str]) -> None:
         """Pass warnings on."""
@@ -112,8 +112,8 @@ class Context:
     @cached_property
     def driver(self) -> str:
         """ "overlay" or "vfs": what was asked for, else what works here."""
-        if self._wanted_driver:
-            return self._wanted_driver
+        if self.asked_driver:
+            return self.asked_driver
         return "overlay" if self.abilities.overlay else "vfs"
 
     @cached_property
@@ -165,6 +165,7 @@ class Context:
         """
         from lading.flows.damage import Counted
         from lading.flows.reserve import Floor
+        from lading.flows.tidying import tidying
         from lading.materialize.beneath import remove_tree
         from lading.objects.durable import Staging, debris
         from lading.objects.writer import DEFAULT_LEVEL, ObjectWriter
@@ -172,7 +173,8 @@ class Context:
         self.need_writable()
         room = Floor(self.root, self.settings.min_free if floor else 0, wanted)
         for folder, _ in debris(self.layout.staging):  # what killed writers left; the living hold their locks
-            remove_tree(folder)
+            with tidying(str(folder)):
+                remove_tree(folder)
         room(0)
         staging = Staging(self.layout.staging)
         try:
@@ -182,7 +184,8 @@ class Context:
             ) as writer:  # fmt: skip
                 yield writer
         finally:
-            staging.close()
+            with tidying(str(staging.path)):
+                staging.close()
 
     def with_room(self, act: Callable[[], _Result]) -> _Result:
         """Do what must work on a full disk, making room for it where there is none.

@@ -12,6 +12,7 @@ from lading.errors import InvalidInput, NotFound
 from lading.flows import areas, stores
 from lading.flows.context import Context
 from lading.flows.opening import make_private
+from lading.flows.tidying import tidying
 from lading.objects.durable import make_dir, write_durably
 from lading.values import check_record_id, printable
 
@@ -55,7 +56,8 @@ def remove(context: Context, kind: Kind, record_id: str) -> None:
     """Remove the directories of a record that is gone."""
     kept = place(context, kind, record_id, run=False).parent
     if kept.is_dir():
-        areas.discard(context, kept)
+        with tidying(str(kept)):
+            areas.discard(context, kept)
     shutil.rmtree(place(context, kind, record_id, run=True).parent, ignore_errors=True)
 
 

@@ -24,6 +24,7 @@ from blake3 import blake3
 from lading.errors import DuplicateID, InUse, InvalidInput, LayerUnknown, NotFound
 from lading.flows import damage, dockerarchive, images, ingest, layers, records, stores
 from lading.flows.context import Context, Progress
+from lading.flows.tidying import tidying
 from lading.values import Image, Layer, Readable, printable
 
 #: Documents (index, manifest, config) are read into memory; real ones are a few KiB.
@@ -155,7 +156,10 @@ def _undo(context: Context, recorded: Sequence[str], made: Sequence[str]) -> Non
         with suppress(InUse, NotFound):
             images.delete_record(context, image_id)
     for layer_id in reversed(made):
-        with suppress(InUse, NotFound):
+        with (
+            tidying(f"layer {layer_id} of a failed import", later="delete it when it is not wanted"),
+            suppress(InUse, NotFound),
+        ):
             layers.delete(context, layer_id)
 
 

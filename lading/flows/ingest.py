@@ -44,6 +44,13 @@ class Ingested:
         """Key of the content: the digest of the uncompressed stream."""
         return self.stream.diff_digest
 
+    def entries(self, context: Context) -> list[Entry]:
+        """Read its entries, visible or not yet."""
+        with context.catalog.read() as conn:
+            if self.content_id is not None:
+                return catalog_content.waiting_entries(conn, self.content_id)
+            return catalog_content.entries(conn, self.key)
+
     def commit(self, tx: WriteTransaction) -> str:
         """Make the content visible as part of a transaction.
 
@@ -245,9 +252,3 @@ class _Counted:
         self._done += len(data)
         self._progress(self._done, None)
         return data
-
-
-def entries_of(context: Context, key: str) -> list[Entry]:
-    """Read a content's entries."""
-    with context.catalog.read() as conn:
-        return catalog_content.entries(conn, key)

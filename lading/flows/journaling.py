@@ -12,6 +12,7 @@ from lading.catalog.database import Connection
 from lading.catalog.journal import Head, Journal, head
 from lading.errors import Busy, Corrupt, InvalidInput
 from lading.flows.context import Context
+from lading.flows.tidying import tidying
 from lading.values import KIND_SNAPSHOT
 
 #: Looks at a journal that is being written to, until one falls between two writers.
@@ -41,7 +42,8 @@ def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
                 return False  # a record changed meanwhile: the next collection tries again
             segment = journal.start_segment(conn, digest.hex(), time.time_ns())
             _hold(conn, digest)
-    journal.remove_before(segment)
+    with tidying("segments of the journal"):
+        journal.remove_before(segment)
     return True
 
 

@@ -299,6 +299,8 @@ def apply(context: Context, ref: str, stream: Readable, *, expected: str, progre
             with mounting.held(context, layer.id, "applydiff") as mount:
                 if mount is None:
                     sealing.seal_locked(target, layer.id)
+                else:  # before the commit: the record must not promise files that are not there
+                    mounting.unpack_onto(context, mount, diff.entries(target))
                 with target.catalog.write("applydiff") as tx:
                     current = catalog_layers.get_layer(tx.conn, layer.id)
                     if current is None:
@@ -309,8 +311,6 @@ def apply(context: Context, ref: str, stream: Readable, *, expected: str, progre
                     contents = current.contents if mount else (*current.contents, key)
                     updated = replace(described_by(current, diff), contents=contents, replay=key)
                     catalog_layers.update_layer(tx, updated)
-                if mount is not None:
-                    mounting.unpack_onto(context, mount, key)
                 return stores.marked_layer(context, updated, layer.origin)
 
 

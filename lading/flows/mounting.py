@@ -18,9 +18,10 @@ from typing import Final
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.errors import Full, InUse, InvalidInput, LayerUnknown, StoreIsReadOnly
+from lading.errors import InUse, InvalidInput, LadingError, LayerUnknown, StoreIsReadOnly, Unsupported
 from lading.flows import areas, images, lowers, sealing, stores, views
 from lading.flows.context import Context
+from lading.flows.tidying import tidying
 from lading.idmaps import NO_MAPS, MapRequest, Maps
 from lading.materialize import mounts as kernel
 from lading.materialize.cachelock import cache_lock
@@ -153,6 +154,9 @@ def _mount(context: Context, wanted: Layer, wish: MountWish) -> Path:
         adopted = _clear_stray_mount(context, layer)
         if adopted is not None:
             return adopted
+        if not context.asked_driver and context.abilities.doubtful:
+            cache = context.layout.cache
+            raise Unsupported(f"what can be mounted could not be tried out: {cache} is full, or cannot be written")
         if context.driver == "vfs" and any(option != "ro" for option in wish.options):
             raise InvalidInput("vfs driver does not support mount options")
         kind = "upper" if context.driver == "overlay" else "tree"
@@ -267,10 +271,15 @@ def _stack(context: Context, layer: Layer, wish: MountWish) -> Path:
             volatile=wish.volatile or "volatile" in wish.options, options=settings, attributes=attributes,
             abilities=context.abilities,
         )  # fmt: skip
-    return context.mount_table.put(
-        layer.id, target, source=f"lading:{layer.id}", areas=[_area_of(context, path) for path in used],
-        views=[lower.name for lower in found if lower.name],
-    ).path  # fmt: skip
+    try:
+        return context.mount_table.put(
+            layer.id, target, source=f"lading:{layer.id}", areas=[_area_of(context, path) for path in used],
+            views=[lower.name for lower in found if lower.name],
+        ).path  # fmt: skip
+    except BaseException:
+        with suppress(OSError, LadingError):  # without a record nobody would give it back
+            kernel.unmount(target)
+        raise
 
 
 @contextmanager
@@ -361,13 +370,14 @@ def _unmount(context: Context, layer: Layer, *, force: bool) -> bool:
             return False
         _detach(context, layer.id, record, force=force)
         if layer.origin:
-            areas.remove_unused(context, layer.id, keep=None)
+            with tidying(f"write areas of layer {layer.id}"):
+                areas.remove_unused(context, layer.id, keep=None)
             return True
         with context.catalog.read() as conn:
             present = catalog_layers.get_layer(conn, layer.id)
             built_upon = bool(catalog_layers.children(conn, layer.id) or catalog_layers.images_of_layer(conn, layer.id))
         if present is not None and built_upon and context.writable:
-            with suppress(Full):  # what was written stays where it is, and the next mount or `seal` tries again
+            with tidying(f"sealing layer {layer.id}", later="it is unmounted, and is sealed when it is built on"):
                 sealing.seal_locked(context, layer.id)
         return True
 
@@ -427,7 +437,11 @@ def _detach(context: Context, layer_id: str, record: MountRecord | None, *, forc
         holders = kernel.holders(target)
         if holders:
             raise InUse(f"{target} is in use by {', '.join(holders)}")
-    context.mount_table.remove(layer_id)
+    if record is not None and record.source:
+        with tidying(f"mount record of layer {layer_id}", later="it counts for nothing"):
+            context.mount_table.remove(layer_id)
+    else:  # of a tree the record is all there is
+        context.mount_table.remove(layer_id)
 
 
 def unmount_all(context: Context, layer_id: str) -> None:
@@ -449,11 +463,9 @@ def mounts(context: Context) -> list[Mounted]:
     return [Mounted(record.layer, record.path, record.count) for record in context.mount_table.records()]
 
 
-def unpack_onto(context: Context, record: MountRecord, key: str) -> None:
+def unpack_onto(context: Context, record: MountRecord, entries: Sequence[Entry]) -> None:
     """Write a content's files through the mount point of a mounted layer."""
-    from lading.flows.ingest import entries_of
     from lading.materialize.unpack import unpack
 
-    entries: Sequence[Entry] = entries_of(context, key)
     maps = areas.maps_of(record.areas[-1]) if record.areas else NO_MAPS
     context.warn_of(unpack(record.path, maps.shown(entries), context.reader))

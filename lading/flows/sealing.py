@@ -14,6 +14,7 @@ from lading.catalog.database import WriteTransaction
 from lading.errors import InUse, LayerUnknown
 from lading.flows import areas, views
 from lading.flows.context import Context
+from lading.flows.tidying import tidying
 from lading.values import KIND_DATA, KIND_LISTING, Entry, Layer
 
 if TYPE_CHECKING:
@@ -81,7 +82,8 @@ def seal_locked(context: Context, layer_id: str) -> Layer:
                 write_area=layer.write_area + 1, write_kind="",
             )  # fmt: skip
             catalog_layers.update_layer(tx, updated)
-    areas.remove_unused(context, layer_id, keep=updated.write_area)
+    with tidying(f"write areas of layer {layer_id}"):
+        areas.remove_unused(context, layer_id, keep=updated.write_area)
     return updated
 
 

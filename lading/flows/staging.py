@@ -18,6 +18,7 @@ from lading.errors import InvalidInput, LayerUnknown, NotSupported, Unsupported
 from lading.flows import areas, bigdata, layers, sealing, stores, views
 from lading.flows.context import Context
 from lading.flows.ingest import ingesting
+from lading.flows.tidying import tidying
 from lading.idmaps import NO_REQUEST
 from lading.materialize.beneath import remove_tree
 from lading.materialize.capture import capture_tree, capture_upper
@@ -80,7 +81,8 @@ def prepare(context: Context, differ: Differ) -> StagedLayer:
         make_dir(folder)
         return StagedLayer(folder, differ(folder), staging)
     except BaseException:
-        _remove(staging)
+        with tidying(str(staging.path)):
+            _remove(staging)
         raise
 
 
@@ -110,7 +112,8 @@ def apply(context: Context, staged: StagedLayer, ref: str, *, parent: str, id: s
             return _apply_tar(context, staged, staged.output.diff, ref, parent, id, names)
         return _apply_folder(context, staged, ref, parent, id, names)
     finally:
-        discard(staged)
+        with tidying(str(staged.folder)):
+            discard(staged)
 
 
 def _apply_tar(
@@ -169,7 +172,8 @@ class _target:  # noqa: N801 - used like a function
 
     def __exit__(self, *error: object) -> None:
         if self._found is not None and error[0] is None:
-            areas.remove_unused(self._context, self._found.id, keep=self._found.write_area + 1)
+            with tidying(f"write areas of layer {self._found.id}"):
+                areas.remove_unused(self._context, self._found.id, keep=self._found.write_area + 1)
         self._lock.__exit__(None, None, None)
 
     def take(self, tx: WriteTransaction) -> Layer:
