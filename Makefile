@@ -17,7 +17,7 @@ export PIP_ROOT_USER_ACTION := ignore
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test powerloss fuzz hostile check interleave lint types imports format bench corpus build-binary provision-test vm-test install clean
+.PHONY: help venv demo test faults powerloss fuzz hostile check interleave lint types imports format bench corpus build-binary provision-test vm-test install clean
 # A recipe that fails halfway must not leave a stamp behind that says it worked.
 .DELETE_ON_ERROR:
 
@@ -32,6 +32,9 @@ test: $(VENV)/.ready  ## run the tests in parallel (as root: those that mount, t
 
 powerloss: $(VENV)/.ready  ## lose power thousands of times (root; half an hour)
 	LADING_POWERLOSS=deep $(PY) -m pytest -n auto --dist load tests/powerloss
+
+faults: $(VENV)/.ready  ## break every operation at its system calls: kills, errors, short writes (root; LADING_FAULTS_REPORT, _SEED)
+	$(PY) -m tests.faults.campaign
 
 check: lint types imports test  ## lint, formatting, types, import contract, tests
 
