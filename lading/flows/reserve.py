@@ -125,11 +125,13 @@ def put_back(layout: Layout) -> None:
     """Make what is missing of the reserve, as far as there is room for it."""
     folder = layout.reserve
     try:
-        present = set(os.listdir(folder))
+        with os.scandir(folder) as parts:
+            sizes = {part.name: part.stat(follow_symlinks=False).st_size for part in parts}
     except FileNotFoundError:
-        present = set()
+        sizes = {}
     except NotADirectoryError:
         return
+    present = {name for name, size in sizes.items() if size >= _PART_SIZE}  # a kill may have left one empty
     if len(present) >= PARTS:
         return
     with contextlib.suppress(OSError):  # room was taken meanwhile, or the filesystem cannot: there is none, then
@@ -139,6 +141,8 @@ def put_back(layout: Layout) -> None:
                 space = os.statvfs(folder)
                 if space.f_bavail * space.f_frsize < _ROOM + _PART_SIZE:
                     return
+                if name in sizes:
+                    os.unlink(folder / name)
                 _make_part(folder / name)
 
 

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -248,8 +249,9 @@ def _longer(store: Store, place: Place) -> None:
         store.set_metadata("image", f"text {number}")
 
 
-def _no_reserve(store: Store, place: Place) -> None:
-    (place.root / "reserve").unlink()
+def _no_reserve(place: Place) -> None:
+    plain(place)
+    shutil.rmtree(place.root / "reserve")
 
 
 def _lose_boot(place: Place) -> None:
@@ -307,6 +309,7 @@ def downgrade(path: Path, version: int) -> None:
         columns = ", ".join(f'"{name}"' for name in names)
         connection.execute(f'DELETE FROM main."{table}"')
         connection.execute(f'INSERT INTO main."{table}" ({columns}) SELECT {columns} FROM new."{table}"')
+    connection.execute("DELETE FROM meta WHERE key IN ('recipes', 'views')")  # notes that later steps make
     connection.execute(f"PRAGMA user_version = {version}")
     connection.execute("DETACH new")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -361,7 +364,7 @@ OPERATIONS: Final = tuple(
             Operation("gc", _words("gc"), _more(_unshared), by_record=True),
             Operation("repack", _words("gc"), _more(_worn), {"repack_share": 0.01}),
             Operation("journal-snapshot", _words("gc"), _more(_longer), segment_size=64),
-            Operation("reserve", _words("gc"), _more(_no_reserve)),
+            Operation("reserve", _words("gc"), _no_reserve),
             Operation("first-mount-of-a-boot", _words("mount", "box"), plain, _FARM, before=_lose_boot),
             Operation("mount-farm", _words("mount", "box"), plain, _FARM),
             Operation("mount-image", _words("mount", "box"), plain, disk=True),

@@ -16,7 +16,7 @@ _MS_BIND: Final = 0x1000
 _MS_REC_PRIVATE: Final = 0x4000 | 0x40000
 
 #: Files from this size are copied with holes instead of zeros: the reserve file, above all.
-_SPARSE_SIZE: Final = 1 << 20
+_SPARSE_SIZE: Final = 1 << 19
 
 
 def _check(result: int, what: str) -> None:
@@ -85,7 +85,7 @@ def _copy(source: str, target: str, seen: dict[int, str]) -> None:
     if stat.S_ISLNK(status.st_mode):
         os.symlink(os.readlink(source), target)
     elif stat.S_ISREG(status.st_mode):
-        if status.st_size >= _SPARSE_SIZE and source.endswith("/reserve"):
+        if status.st_size >= _SPARSE_SIZE and os.path.dirname(source).endswith("/reserve"):
             with open(target, "wb") as file:
                 file.truncate(status.st_size)
         else:

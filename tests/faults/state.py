@@ -166,7 +166,7 @@ def measure(root: Path) -> State:
         found[f"{name} folders"] = (
             0 if name == "objects/packs" else sum(len(folders) for _, folders, _ in os.walk(root / name))
         )
-    found["reserve"] = (root / "reserve").stat().st_size if (root / "reserve").exists() else 0
+    found["reserve"] = sum(path.stat().st_size for path in (root / "reserve").glob("*"))
     connection = sqlite3.connect(f"file:{root / 'catalog.db'}?mode=ro", uri=True)
     try:
         for table in _TABLES:

@@ -23,7 +23,7 @@ FINDINGS = {
     ),
     "a failing attribute names where": ("build-farms", "eio at fremovexattr /root/cache/trees/.building-* #3"),
     "a mount record that stays counts for nothing": ("unmount", "eio at unlink /run/*/mounts/*.json #0"),
-    "a reserve that a kill left empty is filled": ("reserve", "kill at fallocate /root/reserve #0"),
+    "a reserve that a kill left empty is filled": ("reserve", "kill at fallocate /root/reserve/# #0"),
     "a log that cannot be doubted on a dead disk keeps the first error": (
         "set-metadata", "dead at pwrite64 /root/catalog.db-wal #1",
     ),

@@ -150,7 +150,8 @@ def test_a_terminal_that_is_closed_ends_a_command_and_harms_nothing(grounds: Gro
     os.read(ready, 1)
     os.close(ready)
     os.close(ours)
-    assert process.wait(timeout=120) in (0, 1, STATUS[signal.SIGHUP])
+    # A terminal hangs up more than once, and the second time ends even the tidying.
+    assert process.wait(timeout=120) in (0, 1, STATUS[signal.SIGHUP], -signal.SIGHUP)
     grounds.assert_fine(name)
 
 

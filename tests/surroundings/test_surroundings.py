@@ -315,7 +315,7 @@ def test_whoever_holds_the_catalog_for_too_long_is_named_by_every_command(store:
             done = command(roots, *words, env={**os.environ, "LADING_CONFIG": str(config)})
             told = (done.stdout + done.stderr).decode()
             assert done.returncode == 1, (words, told)
-            assert re.search(rf"busy: process {os.getpid()} \(hold\)", told), (words, told)
+            assert re.search(rf"busy: held by process {os.getpid()} \(hold\)", told), (words, told)
             assert told.count("\n") == 1, (words, told)
         assert command(roots, "layers", "-q").stdout == b"l\n"
     assert os.listdir(store.root / "objects/staging") == []
@@ -364,7 +364,7 @@ def test_a_feature_that_only_writers_must_know_makes_a_store_read_only(store: St
 
 
 #: Where numbers are the running kernel's own, not ours to choose.
-KERNELS = {"loop.py", "syscalls.py", "reflink.py"}
+KERNELS = {"exclusive.py", "loop.py", "syscalls.py", "reflink.py"}
 
 
 def test_every_number_that_is_kept_has_a_byte_order_of_its_own() -> None:
