@@ -96,13 +96,15 @@ def scan(folder: Path) -> tuple[list[Place], bool]:
     return places, damaged_end
 
 
-def find_chain(folder: Path, is_stored: Callable[[str], bool] | None = None) -> Chain:
-    """Follow the chain from the newest line backwards.
+def find_chain(folder: Path, is_stored: Callable[[str], bool] | None = None, *, at: Head | None = None) -> Chain:
+    """Follow the chain backwards, from the newest line or from a catalog's.
 
     Args:
         folder: the journal's.
         is_stored: tells whether a snapshot's object is there and sound. When None, the chain goes back as far as
             there are lines.
+        at: a catalog's head: what was written behind it was not committed. When its line is not there, the newest one that
+            was synced is begun with, and without that the newest of all.
     """
     places, damaged_end = scan(folder)
     by_digest = {place.digest: place for place in places}
@@ -110,24 +112,26 @@ def find_chain(folder: Path, is_stored: Callable[[str], bool] | None = None) -> 
     holes: list[str] = []
     snapshot = ""
     dropped = 0
-    at = places[-1] if places else None
-    while at is not None:
-        chain.append(at)
-        if at.snapshot and is_stored is not None and (at.snapshot == EMPTY or is_stored(at.snapshot)):
-            snapshot = at.snapshot
+    step = places[-1] if places else None
+    if at is not None:
+        step = by_digest.get(at.digest) or by_digest.get(at.durable) or step
+    while step is not None:
+        chain.append(step)
+        if step.snapshot and is_stored is not None and (step.snapshot == EMPTY or is_stored(step.snapshot)):
+            snapshot = step.snapshot
             break
-        if not at.prev:
+        if not step.prev:
             break
-        before = by_digest.get(at.prev)
-        if before is None and at.durable != at.prev and not _holds_durable(chain):
+        before = by_digest.get(step.prev)
+        if before is None and step.durable != step.prev and not _holds_durable(chain):
             dropped += len(chain)
             chain.clear()
             holes.clear()
-            before = max((place for place in places if place[:2] < at[:2]), default=None)
+            before = max((place for place in places if place[:2] < step[:2]), default=None)
         elif before is None:
-            before = _last_before(places, at)
-            holes.append(_hole(before, at))
-        at = before
+            before = _last_before(places, step)
+            holes.append(_hole(before, step))
+        step = before
     return Chain(tuple(chain[::-1]), snapshot, tuple(holes[::-1]), dropped, damaged_end)
 
 

@@ -184,7 +184,9 @@ class Journal:
         unfinished = self.path(at.segment + 1)
         if unfinished.exists():
             _refuse_lost_commits(at, read_segment(unfinished, at.segment + 1))
-            unfinished.unlink()
+            behind = [number for number in self._segments() if number > at.segment]
+            for number in sorted(behind, reverse=True):  # the one that is looked for goes last
+                self.path(number).unlink()
             _sync_folder(self._folder)
 
     def needs_snapshot(self, conn: Connection) -> bool:
@@ -218,11 +220,13 @@ class Journal:
         Returns:
             The segment's number.
         """
-        numbers = [int(path.stem) for path in self._folder.glob("*.log") if path.stem.isdigit()]
-        segment = max(numbers, default=0) + 1
+        segment = max(self._segments(), default=0) + 1
         body = {"at": at_ns, "verb": "snapshot", "snapshot": snapshot, "changes": []}
         self._append_at(conn, Head(segment, 0, after.seq, after.digest, after.digest), body, durable=True)
         return segment
+
+    def _segments(self) -> list[int]:
+        return [int(path.stem) for path in self._folder.glob("*.log") if path.stem.isdigit()]
 
     def remove_before(self, segment: int) -> None:
         """Remove segments that a snapshot has replaced."""

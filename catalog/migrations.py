@@ -62,5 +62,6 @@ def migrate(conn: Any) -> None:
         conn.execute(f"PRAGMA user_version = {VERSION}")
         conn.execute("COMMIT")
     except BaseException:
-        conn.execute("ROLLBACK")
+        if conn.in_transaction:  # SQLite ends some by itself
+            conn.execute("ROLLBACK")
         raise

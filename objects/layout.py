@@ -34,6 +34,11 @@ class Layout:
         return self.root / "catalog.db"
 
     @property
+    def new_catalog(self) -> Path:
+        """A catalog that was made again, complete, on its way into the old one's place."""
+        return self.root / "catalog.db.new"
+
+    @property
     def writer_lock(self) -> Path:
         """Held by whoever writes to the catalog."""
         return self.root / "catalog.lock"

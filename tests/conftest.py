@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -36,7 +37,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 
 def pytest_sessionstart() -> None:
-    """In CI the peer must be there: comparisons that cannot run would pass unseen."""
+    """In CI the peer must be there: comparisons that cannot run would pass unseen.
+
+    Shells ignore interrupts for what runs in the background, and commands that begin so go on ignoring them.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if IN_CI and shutil.which("containers-storage") is None:
         raise pytest.UsageError("CI needs Debian's containers-storage")
 

@@ -43,13 +43,24 @@ def alone(layout: Layout, verb: str, wait_s: float) -> Iterator[None]:
     refuse_open_here(layout)
     if not layout.objects.is_dir():
         make_dir(layout.objects)
-    catalog = Catalog(layout.catalog_db, layout.journal, layout.writer_lock, None, read_only=False, wait_s=wait_s)
     with ExitStack() as stack:
-        stack.enter_context(catalog.exclusive(verb))
+        stack.enter_context(writing(layout, verb, wait_s))
         held = stack.enter_context(Epochs(layout.objects).alone())
         if held is not None:
             raise Busy(f"store {layout.root} is in use by {holders(held)}; try again when that has ended")
         refuse_open(layout)
+        yield
+
+
+@contextmanager
+def writing(layout: Layout, verb: str, wait_s: float) -> Iterator[None]:
+    """Hold the writer lock alone, for work on the catalog's files themselves; there need not be a catalog.
+
+    Raises:
+        Busy: another writer held it for too long.
+    """
+    catalog = Catalog(layout.catalog_db, layout.journal, layout.writer_lock, None, read_only=False, wait_s=wait_s)
+    with catalog.exclusive(verb):
         yield
 
 

@@ -1,16 +1,21 @@
-"""A new catalog takes the old one's place; what was there is put aside, and nothing of it deleted."""
+"""A new catalog takes the old one's place; what was there is put aside, and nothing of it deleted.
+
+The new one first gets a name beside the old one. From then on a step that is cut short is finished by whoever opens
+the store next: the old catalog is there, or the new one is.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from lading.catalog.chain import segments
 from lading.errors import Busy
-from lading.flows.exclusive import refuse_open
+from lading.flows.exclusive import refuse_open, writing
+from lading.flows.tidying import tidying
 from lading.objects.durable import fsync_dir, fsync_file, translating
 from lading.objects.folder import FolderBackend
 from lading.objects.layout import Layout
@@ -23,8 +28,7 @@ def put_in_place(layout: Layout, built: Path, stamp: str, segment: int, packs: S
     """Rename a complete catalog into place.
 
     The old files get second names first, then lose their own, the database before its log, so that at no instant
-    a database stands beside another one's log, or nothing of the old is left. Killed in between, there is no catalog,
-    which every command says, and the rebuild is run again.
+    a database stands beside another one's log, or nothing of the old is left.
 
     Args:
         layout: the store's, held alone.
@@ -44,25 +48,67 @@ def put_in_place(layout: Layout, built: Path, stamp: str, segment: int, packs: S
         fsync_file(built)
         aside = _free_name(layout, stamp)
         kept = [suffix for suffix in _SUFFIXES if _give_name(_beside(layout, suffix), Path(f"{aside}{suffix}"))]
+        moved = _set_packs_aside(layout, packs)
+        os.rename(built, layout.new_catalog)
         fsync_dir(layout.root)
-        for suffix in _SUFFIXES:
-            with suppress(FileNotFoundError):
-                os.unlink(_beside(layout, suffix))
+        _take_names(layout)
         try:
             refuse_open(layout, Path(f"{aside}-shm"))
             if _beside(layout, "-wal").exists():
                 raise Busy(f"store {layout.root} is being opened by another process; try again")
         except Busy:
-            for suffix in reversed(kept):
-                with suppress(FileNotFoundError):
-                    os.unlink(_beside(layout, suffix))
-                os.rename(f"{aside}{suffix}", _beside(layout, suffix))
-            fsync_dir(layout.root)
+            _give_back(layout, aside, kept, moved)
             raise
-        moved = _set_packs_aside(layout, packs)
-        os.rename(built, layout.catalog_db)
+        os.rename(layout.new_catalog, layout.catalog_db)
         fsync_dir(layout.root)
-    return moved + [f"{aside}{suffix}" for suffix in kept] + set_segments_aside(layout, segment, stamp)
+    return (
+        [str(path) for path in moved.values()]
+        + [f"{aside}{suffix}" for suffix in kept]
+        + set_segments_aside(layout, segment, stamp)
+    )
+
+
+def settle(layout: Layout, wait_s: float) -> None:
+    """Finish what a rebuild began that was stopped while the new catalog took its place.
+
+    Args:
+        layout: of a store that is about to be opened for writing.
+        wait_s: longest wait for a rebuild that goes on.
+
+    Raises:
+        Busy: a rebuild takes longer than that.
+    """
+    if not os.path.lexists(layout.new_catalog):
+        return
+    with writing(layout, "finish a rebuild", wait_s), translating(layout.root), suppress(FileNotFoundError):
+        if layout.catalog_db.exists():
+            os.unlink(layout.new_catalog)  # it may know less by now than the one that is there
+        else:
+            _take_names(layout)
+            os.rename(layout.new_catalog, layout.catalog_db)
+        fsync_dir(layout.root)
+
+
+def _take_names(layout: Layout) -> None:
+    """Remove the old catalog's own names; what was in it has others."""
+    for suffix in _SUFFIXES:
+        with suppress(FileNotFoundError):
+            os.unlink(_beside(layout, suffix))
+
+
+def _give_back(layout: Layout, aside: Path, kept: Sequence[str], moved: Mapping[Path, Path]) -> None:
+    """Put everything back as it was, the database last."""
+    for suffix in reversed(kept):
+        with suppress(FileNotFoundError):
+            os.unlink(_beside(layout, suffix))
+        os.link(f"{aside}{suffix}", _beside(layout, suffix), follow_symlinks=False)
+    fsync_dir(layout.root)
+    os.unlink(layout.new_catalog)
+    for suffix in kept:
+        os.unlink(f"{aside}{suffix}")
+    for path, target in moved.items():
+        os.rename(target, path)
+    fsync_dir(layout.root)
 
 
 def _beside(layout: Layout, suffix: str) -> Path:
@@ -94,29 +140,29 @@ def _give_name(source: Path, target: Path) -> bool:
 
 
 def set_segments_aside(layout: Layout, before: int, stamp: str) -> list[str]:
-    """Rename journal segments with a hole, once a new one has replaced them."""
-    kept = []
-    for path in segments(layout.journal):
-        if int(path.stem) < before:
-            target = path.with_name(f"{path.name}.lost-{stamp}")
-            os.rename(path, target)
-            kept.append(str(target))
-    if kept:
-        fsync_dir(layout.journal)
+    """Rename journal segments with a hole, once a new one has replaced them: where they stay, nothing looks at them."""
+    kept: list[str] = []
+    with tidying("replaced segments of the journal", later="they go with a later snapshot"):
+        for path in segments(layout.journal):
+            if int(path.stem) < before:
+                target = path.with_name(f"{path.name}.lost-{stamp}")
+                os.rename(path, target)
+                kept.append(str(target))
+        if kept:
+            fsync_dir(layout.journal)
     return kept
 
 
-def _set_packs_aside(layout: Layout, names: Sequence[str]) -> list[str]:
+def _set_packs_aside(layout: Layout, names: Sequence[str]) -> dict[Path, Path]:
     """Rename packs.
 
     Returns:
-        Their new paths.
+        Their paths, each with the new one.
     """
-    kept = []
+    moved = {}
     for name in names:
         path = FolderBackend(layout.packs).path(name)
-        target = path.with_name(f"{path.name}.damaged")
-        os.rename(path, target)
+        moved[path] = path.with_name(f"{path.name}.damaged")
+        os.rename(path, moved[path])
         fsync_dir(path.parent)
-        kept.append(str(target))
-    return kept
+    return moved

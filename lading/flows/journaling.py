@@ -127,7 +127,7 @@ def disagreements(context: Context, *, unsynced: bool = False) -> list[str]:
         with context.catalog.read() as conn:
             before = head(conn)
         lost = chain.lost_commits(folder, before, unsynced=unsynced)
-        holes = chain.find_chain(folder, lambda digest: bool(context.locate([bytes.fromhex(digest)]))).holes
+        holes = chain.find_chain(folder, lambda digest: bool(context.locate([bytes.fromhex(digest)])), at=before).holes
         with context.catalog.read() as conn:
             if head(conn) != before:
                 continue  # a line that was read may be newer than the head: neither is wrong

@@ -413,16 +413,18 @@ def _layer_shown_for(context: Context, image: Image) -> Layer | None:
     )
 
 
-def _detach(context: Context, layer_id: str, record: MountRecord | None, *, force: bool = False) -> None:
+def _detach(
+    context: Context, layer_id: str, record: MountRecord | None, *, force: bool = False, keep: bool = True
+) -> None:
     """Really unmount, whatever the count; nothing changes when somebody works in it.
 
-    By force a view that nothing can be written to goes although it is in use: whoever is in it may stay there.
+    What was written is synced, unless it is not to be kept. By force a view that nothing can be written to goes although it is in use: whoever is in it may stay there.
 
     Raises:
         InUse: with the processes that do.
     """
     target = record.path if record is not None else context.mount_table.mount_point(layer_id)
-    if record is not None:
+    if record is not None and keep:
         for area in record.areas:
             if area.is_dir():
                 kernel.sync_filesystem(area)
@@ -448,7 +450,7 @@ def unmount_all(context: Context, layer_id: str) -> None:
     """Unmount a layer that is about to be deleted; the caller holds its lock."""
     record = context.mount_table.get(layer_id)
     if record is not None or kernel.is_mounted(context.mount_table.mount_point(layer_id)):
-        _detach(context, layer_id, record)
+        _detach(context, layer_id, record, keep=False)
 
 
 def mounted(context: Context, ref: str) -> int:

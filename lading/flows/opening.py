@@ -16,8 +16,8 @@ from lading import config, private
 from lading.catalog.database import Catalog
 from lading.config import Settings
 from lading.errors import InvalidInput, LadingError, ReadOnly, Unsupported
+from lading.flows import install, reserve, transient
 from lading.flows import marker as marker_file
-from lading.flows import reserve, transient
 from lading.flows.context import Context
 from lading.objects.durable import make_dir, write_durably
 from lading.objects.layout import Layout
@@ -98,6 +98,7 @@ def _open_one(
     if writable:
         _make_folders(layout)
         marker_file.keep_copy(layout, marker)
+        install.settle(layout, settings.wait_s)
     # Records of two stores name each other: each must be sure of the other's, so that neither can be relaxed.
     relaxed = settings.sync == "relaxed" and not settings.image_store
     opening = partial(

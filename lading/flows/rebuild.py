@@ -1,7 +1,8 @@
 """The catalog made again from the packs and the journal, as of the last commit.
 
 Everything goes into a new file in staging, complete and synced; then the old one is put aside under a name of its
-own and the new one takes its place. Nothing that is there is changed before, so a killed rebuild is simply run again.
+own and the new one takes its place. Nothing that is there is changed before, so a killed rebuild is simply run again;
+one that is killed while the new catalog takes its place is finished by whoever opens the store next.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 from lading.catalog import chain as journal_chain
 from lading.catalog import packs as catalog_packs
 from lading.catalog.chain import Chain
-from lading.catalog.database import Catalog, sqlite
+from lading.catalog.database import Catalog, meaning, sqlite
 from lading.catalog.draft import Draft
 from lading.catalog.journal import head
 from lading.config import Settings
-from lading.errors import Corrupt, InvalidInput, LadingError, Unsupported
+from lading.errors import Busy, Corrupt, Full, InvalidInput, LadingError, ReadOnly, Unsupported
 from lading.flows import exclusive, journaling, marker, replaying
 from lading.flows.context import Context, Progress
 from lading.flows.install import put_in_place
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
 
 #: A report names no layer for being old and unused: that has nothing to do with a rebuild.
 _ANY_AGE_NS: Final = 1 << 62
+
+#: What says nothing of the packs, and ends a rebuild: the new catalog cannot be written. (Bytes that a disk has lost are
+#: :class:`Corrupt`; any other refusal of the operating system ends it as well.)
+_CAN_WAIT: Final = (Full, ReadOnly, Busy)
 
 
 #: Makes a content's rows of its recipe, or its listing; returns the bytes of its stream.
@@ -106,21 +111,29 @@ def rebuild(
 
     layout = Layout(Path(os.path.abspath(root)))
     found = marker.recognise(layout)
-    with exclusive.alone(layout, "catalog rebuild", settings.wait_s):
+    with exclusive.alone(layout, "catalog rebuild", settings.wait_s), _told(layout):
         marker.restore(layout, found)
+        if layout.catalog_db.exists():
+            layout.new_catalog.unlink(missing_ok=True)
         _refuse_needless(layout, force=force)
-        made = _Rebuild(layout, str(found["id"]), settings, progress, force=force)
-        try:
+        with closing(_Rebuild(layout, str(found["id"]), settings, progress, force=force)) as made:
             made.build()
             kept = made.install()
-        finally:
-            made.close()
     context = opening.open_context(layout.root, run, driver, settings)
     try:
         report = checking.check(context, modifications=False, max_age_ns=_ANY_AGE_NS)
     finally:
         context.close()
     return RebuildReport(made.counts, tuple(kept), tuple(made.notes), report.findings)
+
+
+@contextmanager
+def _told(layout: Layout) -> Iterator[None]:
+    """Give SQLite's refusals of the new catalog their meaning."""
+    try:
+        yield
+    except (sqlite.DatabaseError, UnicodeDecodeError) as error:
+        raise meaning(error, layout.new_catalog) from error
 
 
 def _refuse_needless(layout: Layout, *, force: bool) -> None:
@@ -321,7 +334,9 @@ class _Rebuild:
         try:
             for _ in next(self._context.reader.contents([bytes.fromhex(digest)])):
                 pass
-        except (LadingError, OSError, ValueError):
+        except _CAN_WAIT:
+            raise
+        except (LadingError, ValueError):
             return False
         return True
 
@@ -355,7 +370,9 @@ class _Rebuild:
         """
         try:
             self._done += make(self._context, self._draft, key, recipe)
-        except (LadingError, OSError, ValueError, struct.error):
+        except _CAN_WAIT:
+            raise
+        except (LadingError, ValueError, struct.error):
             return False
         needed.discard(key)
         if self._progress is not None:

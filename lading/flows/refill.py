@@ -10,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lading.catalog import content as catalog_content
 from lading.catalog import damage as catalog_damage
 from lading.catalog import packs, reach
-from lading.errors import LadingError
+from lading.errors import Busy, Full, LadingError, ReadOnly
 from lading.flows import damage, journaling, sources
 from lading.flows.context import Context
 from lading.flows.sources import Offer, Wanted
+from lading.flows.tidying import reason
 from lading.objects import verify
 from lading.values import Location, printable
 
@@ -45,6 +47,7 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
 
     Raises:
         ReadOnly: the store cannot be written to.
+        Full, OSError: nor can it be now; what was given back before is.
     """
     context.need_writable()
     healed: dict[str, int] = {}
@@ -61,7 +64,9 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
             try:
                 count = _refill(part, lost, offer)
             except (LadingError, OSError) as error:
-                warnings.append(f"{name}: {error}")
+                if _is_own(part, error):
+                    raise
+                warnings.append(f"{name}: {reason(error)}")
                 continue
             if count:
                 healed[name] = healed.get(name, 0) + count
@@ -69,6 +74,13 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
         _put_aside(part, broken, warnings)
         left += _still_needed(part)
     return HealReport(tuple(healed.items()), left, tuple(dict.fromkeys(warnings)))
+
+
+def _is_own(context: Context, error: LadingError | OSError) -> bool:
+    """Tell whether it is the store itself that cannot be written, whatever the source."""
+    if isinstance(error, OSError):
+        return isinstance(error.filename, str) and Path(error.filename).is_relative_to(context.root)
+    return isinstance(error, Full | ReadOnly | Busy)
 
 
 def _offers(
@@ -95,7 +107,7 @@ def _offers(
         try:
             offers = sources.given(source)
         except (LadingError, OSError) as error:
-            warnings.append(f"{name}: {error}")
+            warnings.append(f"{name}: {reason(error)}")
             continue
         for offer in offers:
             yield name, offer
@@ -207,7 +219,9 @@ def _put_aside(context: Context, broken: Sequence[str], warnings: list[str]) -> 
                 try:
                     made = repack(context.backend, staging, sound)
                 except (LadingError, OSError) as error:
-                    warnings.append(f"pack {name} left as it is: {error}")
+                    if _is_own(context, error):
+                        raise
+                    warnings.append(f"pack {name} left as it is: {reason(error)}")
                     continue
                 finally:
                     staging.close()

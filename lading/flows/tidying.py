@@ -23,5 +23,9 @@ def tidying(what: str, *, later: str = "it goes with a later gc") -> Iterator[No
     try:
         yield
     except (OSError, LadingError) as error:
-        words = str(error) if isinstance(error, LadingError) else (error.strerror or str(error)).lower()
-        warnings.warn(Untidy(f"{what}: {words}; {later}"), stacklevel=3)
+        warnings.warn(Untidy(f"{what}: {reason(error)}; {later}"), stacklevel=3)
+
+
+def reason(error: OSError | LadingError) -> str:
+    """Why something failed, for a sentence that says what."""
+    return str(error) if isinstance(error, LadingError) else (error.strerror or str(error)).lower()

@@ -20,6 +20,7 @@ from lading import Store
 from lading.catalog import migrations
 from lading.cli.main import run as run_command
 from lading.config import Settings
+from tests.damage import object_at, recipe_of, spoil
 from tests.tarmake import END, directory, file, link, symlink
 
 
@@ -62,6 +63,8 @@ class Operation:
     disk: bool = False  #: needs a filesystem on a disk: images cannot be mounted from memory
     by_record: bool = False  #: several commits: each record is as before or complete by itself
     partial: tuple[str, ...] = ()  #: what is written to step by step, in sight: a mounted tree
+    stays: str = ""  #: the mount that a kill leaves behind, as one of the user's would stay
+    mends: bool = False  #: the store is damaged before: whatever failed, the retry is what must work
     segment_size: int = 0  #: of the journal, when it is not the usual one
 
     def run(self, place: Place) -> int:
@@ -112,6 +115,7 @@ def _inputs(place: Place) -> None:
     (place.inputs / "new.tar").write_bytes(NEW)
     (place.inputs / "new.tar.gz").write_bytes(gzip.compress(NEW, mtime=0))
     (place.inputs / "other.tar").write_bytes(OTHER)
+    (place.inputs / "lower.tar").write_bytes(LOWER)
     (place.inputs / "data").write_bytes(noise(300_000, 4))
     _oci(place.inputs / "oci", [LOWER, NEW, OTHER])
 
@@ -247,6 +251,34 @@ def _layers_of_an_image(store: Store, place: Place) -> None:
 def _longer(store: Store, place: Place) -> None:
     for number in range(6):
         store.set_metadata("image", f"text {number}")
+
+
+def _spoil(store: Store, place: Place) -> None:
+    """Damage a file's content, and a layer's recipe."""
+    spoil(store, object_at(store, "etc/a"))
+    spoil(store, recipe_of(store, store.layers.get("lower").diff_digest))
+
+
+def _spoil_doomed(store: Store, place: Place) -> None:
+    """Damage what nothing can bring back; a layer, an image and a container need it."""
+    _layers_of_an_image(store, place)
+    store.containers.create("doomed", id="doomed-box")
+    spoil(store, object_at(store, "etc/c"))
+
+
+def _lose_catalog(place: Place) -> None:
+    plain(place)
+    for ending in ("", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{place.root / 'catalog.db'}{ending}")
+
+
+def _spoil_journal(place: Place) -> None:
+    plain(place)
+    segment = min((place.root / "journal").glob("*.log"))
+    data = bytearray(segment.read_bytes())
+    data[len(data) // 2] ^= 1
+    segment.write_bytes(data)
 
 
 def _no_reserve(place: Place) -> None:
@@ -399,7 +431,21 @@ OPERATIONS: Final = tuple(
             Operation("commit", _words("commit", "-i", "made", "-n", "made-name", "box"), _more(_write_box)),
             Operation("commit-mounted", _words("commit", "-i", "made", "box"), plain, before=_mount_box),
             Operation("clone", _words("clone", "-i", "made", "-n", "made-name", "box"), _more(_write_box)),
-            Operation("copy-into", _words("copy", "@data", "fresh:/copied"), _more(_fresh), partial=("layer fresh",)),
+            Operation(
+                "copy-into",
+                _words("copy", "@data", "fresh:/copied"),
+                _more(_fresh),
+                partial=("layer fresh",),
+                stays="mount fresh",
+            ),
+            Operation("catalog-rebuild", _words("catalog", "rebuild", "--force"), plain),
+            Operation("catalog-rebuild-lost", _words("catalog", "rebuild", "--force"), _lose_catalog, mends=True),
+            Operation("catalog-rejournal", _words("catalog", "rejournal"), _spoil_journal, mends=True),
+            Operation("check-content", _words("check", "--content"), plain),
+            Operation(
+                "heal", _words("check", "--heal", "--from", "@lower.tar", "--content"), _more(_spoil), mends=True
+            ),
+            Operation("repair", _words("check", "--repair", "--force", "--content"), _more(_spoil_doomed), mends=True),
             Operation("wipe", _words("wipe"), _more(_write_box), by_record=True),
             *(
                 Operation(f"migrate-{version}", _words("layers"), _with_schema(version))

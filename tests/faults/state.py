@@ -89,7 +89,8 @@ def named(state: State, fixed: frozenset[str]) -> State:
         state: as observed.
         fixed: keys that are the same in every run.
     """
-    drawn = {key.split(" ", 1)[1] for key in state if key not in fixed}
+    known = {key.split(" ", 1)[1] for key in fixed}
+    drawn = {key.split(" ", 1)[1] for key in state} - known
 
     def renamed(value: Any) -> Any:
         if isinstance(value, str):

@@ -213,7 +213,7 @@ class _Run:
         self._strike(stop, call, fault.mode)
 
     def _strike(self, stop: Stop, call: Call, mode: str) -> None:
-        if mode in ("torn", "short") and call.name not in WRITES:
+        if mode in ("torn", "short") and (call.name not in WRITES or call.path.startswith("/proc/")):
             mode = "kill" if mode == "torn" else "none"
         match mode:
             case "kill":

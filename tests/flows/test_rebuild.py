@@ -17,7 +17,7 @@ import pytest
 
 from lading import Settings, Store
 from lading.catalog.chain import find_chain
-from lading.errors import Busy, Corrupt, InUse, InvalidInput, Unsupported
+from lading.errors import Busy, Corrupt, Full, InUse, InvalidInput, Unsupported
 from lading.flows.ingest import RecipeSink
 from lading.objects.durable import Staging
 from lading.objects.pack import read_index
@@ -745,3 +745,93 @@ def test_a_hollow_content_is_filled_from_its_tar(folder: Path) -> None:
         assert taken_out(store, "one") == layer_of(1)
         assert "shared/3" in str(store.layers.changes("one"))
         assert store.check(content=True).findings == ()
+
+
+def test_a_rebuild_of_a_sound_store_that_is_stopped_anywhere_leaves_one(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody needs to repair it: the old catalog is there, or whoever opens the store next puts the new one in its place."""
+
+    class Stopped(BaseException):
+        pass
+
+    before = state(folder)
+    finished = 0
+    for stop in range(1, 30):
+        count = 0
+
+        def counted(act: Callable[..., None]) -> Callable[..., None]:
+            def wrapped(*arguments: Any, **options: Any) -> None:
+                nonlocal count
+                count += 1
+                if count == stop:  # noqa: B023 - called within this round only
+                    raise Stopped
+                act(*arguments, **options)
+
+            return wrapped
+
+        with monkeypatch.context() as patch:
+            for name in ("rename", "link", "unlink"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            try:
+                rebuild(folder, force=True)
+                done = True
+            except Stopped:
+                done = False
+        finished += not (folder / "root/catalog.db").exists()
+        assert state(folder)[0] == before[0]
+        assert not (folder / "root/catalog.db.new").exists()
+        if done:
+            break
+    else:
+        raise AssertionError("never done")
+    assert finished > 1
+
+
+def test_a_new_catalog_is_no_better_than_one_that_is_there(folder: Path) -> None:
+    """A rebuild was stopped before the old catalog went, and that one was written to since."""
+    root = folder / "root"
+    (root / "catalog.db.new").write_bytes((root / "catalog.db").read_bytes())
+    with opened(folder) as store:
+        assert not (root / "catalog.db.new").exists()
+        assert store.check().findings == ()
+
+
+def test_a_full_disk_ends_a_rebuild_and_is_no_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What could not be written is not what could not be read."""
+    before = state(folder)
+
+    def full(*_: Any) -> int:
+        raise Full("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lading.flows.replaying.add_tar", full)
+        with pytest.raises(Full):
+            rebuild(folder, force=True)
+    assert state(folder) == before
+    assert list((folder / "root/objects/staging").iterdir()) == []
+
+
+def test_a_journal_whose_renewal_failed_is_still_damaged(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The line of a segment that was not committed to hides no hole, and the segments go before the next line comes."""
+    with opened(folder) as store:
+        store.set_metadata("image", "another")
+        first = folder / "root/journal/00000001.log"
+        data = bytearray(first.read_bytes())
+        data[len(data) // 2] ^= 1
+        first.write_bytes(data)
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr("lading.flows.journaling._hold", lambda *_: (_ for _ in ()).throw(Full("no space")))
+                with pytest.raises(Full):
+                    store.rejournal()
+            assert ["rejournal" in finding.message for finding in store.check().findings] == [True]
+        assert len(list((folder / "root/journal").glob("*.log"))) == 3
+        store.set_metadata("image", "a third")
+        assert [path.name for path in (folder / "root/journal").glob("*.log")] == ["00000001.log"]
+        store.rejournal()
+        assert store.check().findings == ()
+    told_before = state(folder)[0]
+    (folder / "root/catalog.db").unlink()
+    assert rebuild(folder).complete
+    assert state(folder)[0] | {"event": []} == told_before | {"event": []}  # the audit log begins at the snapshot
