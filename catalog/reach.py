@@ -38,6 +38,10 @@ _REFERENCED: Final = (
 #: What the index of hidden contents says of them: SQLite uses it only where a query says so, too.
 _HIDDEN: Final = "state <> 'ready'"
 
+#: A content whose rows go. Asked anew in each transaction: another collection may have deleted it meanwhile, and row
+#: numbers are given out again.
+_GOING: Final = "c.state = 'condemned' AND c.key IS NULL"
+
 #: A content that no layer has.
 _UNUSED: Final = (
     "NOT EXISTS (SELECT 1 FROM layer_content lc WHERE lc.content_id = c.id) "
@@ -111,6 +115,8 @@ def delete_contents(catalog: Catalog, ended: int) -> int:
             while _delete_entries(catalog, content_id):
                 pass
         with catalog.write_rows("gc: delete contents", durable=False) as conn:
+            emptied = f"id = ? AND {_GOING} AND NOT EXISTS (SELECT 1 FROM entry e WHERE e.content_id = c.id)"
+            doomed = [row for row in doomed if conn.execute(f"SELECT 1 FROM content c WHERE {emptied}", row).fetchone()]
             conn.executemany(
                 "INSERT INTO suspect (object_id) SELECT recipe_id FROM content WHERE id = ?1 AND recipe_id IS NOT NULL "
                 "UNION SELECT object_id FROM content_object WHERE content_id = ?1 ON CONFLICT (object_id) DO NOTHING",
@@ -129,7 +135,9 @@ def _delete_entries(catalog: Catalog, content_id: int) -> bool:
     """
     with catalog.write_rows("gc: delete entries", durable=False) as conn:
         rows = conn.execute(
-            "SELECT path_id, inode_id FROM entry WHERE content_id = ? LIMIT ?", (content_id, BATCH_ROWS)
+            "SELECT e.path_id, e.inode_id FROM content c CROSS JOIN entry e ON e.content_id = c.id "
+            f"WHERE c.id = ? AND {_GOING} LIMIT ?",
+            (content_id, BATCH_ROWS),
         ).fetchall()
         if not rows:
             return False

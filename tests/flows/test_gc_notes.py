@@ -461,3 +461,30 @@ def test_what_is_found_while_a_collection_waits_for_its_turn_is_safe(store: Stor
     store.gc()
     assert taken_out(store, "again") == data
     assert store.check(content=True).findings == ()
+
+
+def test_a_content_that_gets_the_number_of_one_that_went_keeps_its_rows(tmp_path: Path) -> None:
+    """Two collections delete one content; before the slower one is done, a new content has its row number."""
+    data = layer_of(2)
+    delete_entries = reach._delete_entries
+    with (
+        Store.open(tmp_path / "root", run=tmp_path / "run") as slow,
+        Store.open(tmp_path / "root", run=tmp_path / "run") as fast,
+    ):
+        slow.layers.delete(slow.layers.import_(io.BytesIO(layer_of(1))).id)
+        numbers: list[int] = []
+
+        def late(catalog: Catalog, content_id: int) -> bool:
+            patch.undo()
+            fast.gc()
+            fast.layers.import_(io.BytesIO(data), id="new")
+            numbers.append(content_id)
+            return delete_entries(catalog, content_id)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(reach, "_delete_entries", late)
+            slow.gc()
+
+        assert list(slow.query("SELECT id FROM content")[1]) == [(numbers[0],)]
+        assert taken_out(slow, "new") == data
+        assert slow.check(content=True).findings == ()

@@ -70,11 +70,11 @@ class World:
         kinds = ["ingest", "gc", *self.random.choices(["ingest", "gc", "delete", "data", "read", "apply"], k=2)]
         self.random.shuffle(kinds)
         return {
-            f"{kind} {at}": self._act(kind, store)
+            f"{kind} {at}": self._act(kind, store, at)
             for at, (kind, store) in enumerate(zip(kinds, self.stores, strict=True))
         }
 
-    def _act(self, kind: str, store: Store) -> Callable[[], object]:
+    def _act(self, kind: str, store: Store, at: int) -> Callable[[], object]:
         number = self.wanted if self.random.random() < 0.7 else self.random.randrange(LAYERS)
         chosen = self.random.choice(sorted(self.layers)) if self.layers else ""
         match kind:
@@ -89,7 +89,8 @@ class World:
             case "apply":
                 return lambda: self._apply(store, number)
             case _:
-                return lambda: self._set_data(store, f"k{number % 2}", random.Random(number % 6).randbytes(700) * 2)
+                # Each to a key of its own: of two that set one key, nobody could say whose bytes are to be there.
+                return lambda: self._set_data(store, f"k{at}", random.Random(number % 6).randbytes(700) * 2)
 
     def _delete(self, store: Store, layer: str) -> None:
         if self.layers.pop(layer, None) is not None:
