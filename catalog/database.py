@@ -47,6 +47,9 @@ CHECKPOINT_SIZE: Final = 16 << 20
 #: Behind the note when a sync of the log has failed. Only this boot need know: after a loss of power the disk alone counts.
 _DOUBT: Final = b"!"
 
+#: How often another file may take the catalog's place while it is opened.
+_OPENINGS_MAX: Final = 5
+
 _NETWORK_FILESYSTEMS: Final = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs"}
 )
@@ -200,13 +203,20 @@ class Catalog:
         if os.getpid() != self._process:
             raise RuntimeError("a catalog does not survive a fork: open the store again")
         try:
-            connection = self.database.connection()
-            if connection not in self._connections:
-                self._connections.add(connection)
-                self._local.file = self._file()
-            return connection
+            for _ in range(_OPENINGS_MAX):
+                before = self._file() if self.database.is_closed() else None
+                connection = self.database.connection()
+                if connection in self._connections:
+                    return connection
+                if before == self._file():
+                    self._connections.add(connection)
+                    self._local.file = before
+                    return connection
+                self.database.close()  # another file took its place: its log is not this one's
         except (peewee.OperationalError, peewee.DatabaseError, sqlite.DatabaseError) as error:
             raise meaning(error, self.path) from error
+
+        raise Busy(f"{self.path} is being replaced; try again")
 
     def _file(self) -> tuple[int, int] | None:
         """Which file stands at the path now."""
@@ -298,9 +308,7 @@ class Catalog:
                     self._renew_log(conn, lock)
                 yield conn
             except (sqlite.DatabaseError, UnicodeDecodeError) as error:
-                if "disk I/O error" in str(error):
-                    with contextlib.suppress(OSError):  # the disk may be gone altogether; the first error tells so
-                        os.pwrite(lock, _DOUBT, locks.NOTE_SIZE)
+                self._note_doubt(error)
                 raise meaning(error, self.path) from error
 
     @contextmanager
@@ -351,9 +359,11 @@ class Catalog:
         if size > CHECKPOINT_SIZE:
             # A reader of an old snapshot only makes it move less; the next commit tries again. After a
             # complete move the file is cut, so that its size says how much there is to move.
-            with contextlib.suppress(sqlite.OperationalError):
+            try:
                 conn.execute("PRAGMA busy_timeout = 0")
                 conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            except sqlite.OperationalError as error:
+                self._note_doubt(error)
             conn.execute(f"PRAGMA busy_timeout = {int(self._wait_s * 1000)}")
 
     def empty_log(self) -> int:
@@ -368,8 +378,12 @@ class Catalog:
         try:
             with self._locked("empty the log"):
                 conn.execute("PRAGMA busy_timeout = 0")
-                _, frames, _ = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                busy, _, _ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                try:
+                    _, frames, _ = conn.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                    busy, _, _ = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                except sqlite.OperationalError as error:
+                    self._note_doubt(error)
+                    raise
                 page_size = conn.execute("PRAGMA page_size").fetchone()[0]
         except (sqlite.OperationalError, Busy):  # the database itself would have to grow, or somebody reads
             return 0
@@ -395,12 +409,18 @@ class Catalog:
         descriptor = self._open_lock()
         try:
             locks.take(descriptor, fcntl.LOCK_EX, "the catalog", wait_s=self._wait_s)
-            self._local.locked = True
+            self._local.locked, self._local.lock = True, descriptor
             locks.note(descriptor, verb)
             yield descriptor
         finally:
             self._local.locked = False
             os.close(descriptor)
+
+    def _note_doubt(self, error: Exception) -> None:
+        """After a failing disk's refusal, note that the log may have a hole; the caller holds the writer lock."""
+        if "disk I/O error" in str(error):
+            with contextlib.suppress(OSError):  # the disk may be gone altogether; the first error tells so
+                os.pwrite(self._local.lock, _DOUBT, locks.NOTE_SIZE)
 
     def _open_lock(self) -> int:
         try:

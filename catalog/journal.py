@@ -190,8 +190,16 @@ class Journal:
             _sync_folder(self._folder)
 
     def needs_snapshot(self, conn: Connection) -> bool:
-        """Tell whether the current segment is long enough to be closed."""
-        return head(conn).offset > SEGMENT_SIZE
+        """Tell whether the current segment is long enough to be closed.
+
+        It is at least as long as the snapshot that it rests on, so that storing snapshots stays in proportion to changes.
+        """
+        size = 0
+        row = conn.execute("SELECT value FROM meta WHERE key = 'snapshot'").fetchone()
+        if row is not None:
+            row = conn.execute("SELECT size FROM object WHERE digest = ?", (bytes.fromhex(row[0]),)).fetchone()
+            size = row[0] if row is not None else 0
+        return head(conn).offset > max(SEGMENT_SIZE, size)
 
     def start_segment(self, conn: Connection, snapshot: str, at_ns: int) -> int:
         """Begin a new segment that rests on a snapshot object, as part of the open transaction.

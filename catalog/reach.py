@@ -365,7 +365,7 @@ _CHECKS: Final = (
     ("inodes that no entry has", "SELECT count(*) FROM inode i WHERE NOT EXISTS (SELECT 1 FROM entry e WHERE e.inode_id = i.id)"),
     (
         "contents whose number of entries is wrong",
-        "SELECT count(*) FROM content c WHERE c.state = 'ready' AND c.entries <> (SELECT count(*) FROM entry e WHERE e.content_id = c.id)",
+        "SELECT count(*) FROM content c WHERE c.state = 'ready' AND c.entries >= 0 AND c.entries <> (SELECT count(*) FROM entry e WHERE e.content_id = c.id)",
     ),
     ("files whose object is missing", "SELECT count(*) FROM inode WHERE type = 'f' AND size > 0 AND sparse IS NULL AND object_id IS NULL"),
     ("paths without parent", "SELECT count(*) FROM path WHERE parent_id IS NULL AND path <> ''"),

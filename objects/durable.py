@@ -116,13 +116,18 @@ def publish(staged: Path, final: Path) -> bool:
         False when the name was taken; the staged file is then removed.
     """
     with translating(final):
-        make_dir(final.parent)
+        make_dir(final.parent.parent)
+        with contextlib.suppress(FileExistsError):
+            private.make_folder(final.parent)
         try:
             rename_new(staged, final)
         except FileExistsError:
             os.unlink(staged)
             return False
         fsync_dir(final.parent)
+        fsync_dir(
+            final.parent.parent
+        )  # always: whoever made the folder may have been killed before its name was durable
     return True
 
 

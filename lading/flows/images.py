@@ -93,6 +93,7 @@ class NewImage:
     created_ns: int | None = None
     flags: Mapping[str, object] = field(default_factory=dict)
     names_history: Sequence[str] = ()
+    moved_names: Sequence[str] = ()  #: names that move here, whoever has them
 
 
 def create(context: Context, wanted: NewImage) -> Image:
@@ -137,6 +138,8 @@ def create(context: Context, wanted: NewImage) -> Image:
             )
             catalog_images.create_image(tx, image)
             bigdata.put_items(tx, "image", image.id, items)
+            if wanted.moved_names:
+                catalog_names.set_names(tx, "image", image.id, unique([*check_names(wanted.moved_names), *image.names]))
             made = catalog_images.get_image(tx.conn, image.id)
             assert made is not None
             return stores.marked_image(context, made, context.stores.index(target))

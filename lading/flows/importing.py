@@ -224,15 +224,17 @@ def _store_record(context: Context, source: _Source, top: str, names: Sequence[s
         source.config_key: source.config,
     }
     image_id = source.image_id
-    new = images.NewImage(top, id=image_id, digest=manifest_digest, big_data=data, created_ns=_created(source.created))
+    new = images.NewImage(
+        top, id=image_id, digest=manifest_digest, big_data=data, created_ns=_created(source.created), moved_names=chosen
+    )
     try:
         images.create(context, new)
         recorded.append(image_id)
     except DuplicateID:  # another import of the same was quicker
         if images.get(context, image_id).layer != top:
             raise
-    if chosen:
-        records.add_names(context, image_id, chosen)
+        if chosen:
+            records.add_names(context, image_id, chosen)
     return images.get(context, image_id)
 
 

@@ -51,10 +51,12 @@ def put_in_place(layout: Layout, built: Path, stamp: str, segment: int, packs: S
         moved = _set_packs_aside(layout, packs)
         os.rename(built, layout.new_catalog)
         fsync_dir(layout.root)
-        _take_names(layout)
+        known = set(kept)
+        _take_names(layout, aside, kept)
         try:
             refuse_open(layout, Path(f"{aside}-shm"))
-            if _beside(layout, "-wal").exists():
+            written = "-wal" in kept and "-wal" not in known and Path(f"{aside}-wal").stat().st_size
+            if written or _beside(layout, "-wal").exists():
                 raise Busy(f"store {layout.root} is being opened by another process; try again")
         except Busy:
             _give_back(layout, aside, kept, moved)
@@ -80,20 +82,41 @@ def settle(layout: Layout, wait_s: float) -> None:
     """
     if not os.path.lexists(layout.new_catalog):
         return
-    with writing(layout, "finish a rebuild", wait_s), translating(layout.root), suppress(FileNotFoundError):
-        if layout.catalog_db.exists():
+    with writing(layout, "finish a rebuild", wait_s):
+        settle_alone(layout)
+
+
+def settle_alone(layout: Layout) -> bool:
+    """Do so while the writer lock is held.
+
+    Returns:
+        Whether a new catalog was put in place.
+    """
+    if not os.path.lexists(layout.new_catalog):
+        return False
+    with translating(layout.root):
+        # An empty file is what opening a catalog that was missing leaves behind.
+        if layout.catalog_db.exists() and layout.catalog_db.stat().st_size:
             os.unlink(layout.new_catalog)  # it may know less by now than the one that is there
-        else:
-            _take_names(layout)
-            os.rename(layout.new_catalog, layout.catalog_db)
+            fsync_dir(layout.root)
+            return False
+        for suffix in _SUFFIXES:
+            with suppress(FileNotFoundError):
+                os.unlink(_beside(layout, suffix))
+        os.rename(layout.new_catalog, layout.catalog_db)
         fsync_dir(layout.root)
+    return True
 
 
-def _take_names(layout: Layout) -> None:
-    """Remove the old catalog's own names; what was in it has others."""
+def _take_names(layout: Layout, aside: Path, kept: list[str]) -> None:
+    """Remove the old catalog's own names; what was in it has others, or gets them now if it has just come."""
     for suffix in _SUFFIXES:
         with suppress(FileNotFoundError):
-            os.unlink(_beside(layout, suffix))
+            if suffix in kept or not _beside(layout, suffix).stat().st_size:
+                os.unlink(_beside(layout, suffix))
+            else:
+                os.rename(_beside(layout, suffix), f"{aside}{suffix}")
+                kept.append(suffix)
 
 
 def _give_back(layout: Layout, aside: Path, kept: Sequence[str], moved: Mapping[Path, Path]) -> None:

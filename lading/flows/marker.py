@@ -58,7 +58,7 @@ def refuse_lost(layout: Layout) -> None:
     Raises:
         Corrupt: packs, or journal lines, are there.
     """
-    if _is_store(layout):
+    if _is_store(layout) and read(layout) is None:  # unless another process has made it just now
         raise Corrupt(f"store {layout.root}: the format marker is missing; run `lading catalog rebuild`")
 
 

@@ -7,6 +7,7 @@ one that is killed while the new catalog takes its place is finished by whoever 
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import time
@@ -26,8 +27,8 @@ from lading.config import Settings
 from lading.errors import Busy, Corrupt, Full, InvalidInput, LadingError, ReadOnly, Unsupported
 from lading.flows import exclusive, journaling, marker, replaying
 from lading.flows.context import Context, Progress
-from lading.flows.install import put_in_place
-from lading.objects.durable import Staging, fsync_file, make_dir
+from lading.flows.install import put_in_place, settle_alone
+from lading.objects.durable import Staging, fsync_dir, fsync_file, make_dir
 from lading.objects.layout import Layout
 from lading.objects.pack import read_index
 from lading.objects.verify import verify_objects
@@ -113,9 +114,9 @@ def rebuild(
     found = marker.recognise(layout)
     with exclusive.alone(layout, "catalog rebuild", settings.wait_s), _told(layout):
         marker.restore(layout, found)
-        if layout.catalog_db.exists():
-            layout.new_catalog.unlink(missing_ok=True)
-        _refuse_needless(layout, force=force)
+        # What an earlier rebuild took from the catalog before it was stopped is in the one that it made.
+        finished = settle_alone(layout)
+        _refuse_needless(layout, force=force or finished)
         with closing(_Rebuild(layout, str(found["id"]), settings, progress, force=force)) as made:
             made.build()
             kept = made.install()
@@ -205,13 +206,17 @@ class _Rebuild:
         if not layout.staging.is_dir():
             make_dir(layout.staging)
         self._staging = Staging(layout.staging)
-        self._path = self._staging.path / "catalog.db"
-        catalog = Catalog.open(
-            self._path, self._staging.path / "journal", self._staging.path / "catalog.lock", create=True
-        )
-        # No run root: nothing that is asked of this context has to do with mounts.
-        self._context = Context(layout.root, layout.root, store_id, catalog, settings, "vfs", writable=True)
-        self._draft = Draft(catalog, self._staging.path / "scratch.db")
+        try:
+            self._path = self._staging.path / "catalog.db"
+            catalog = Catalog.open(
+                self._path, self._staging.path / "journal", self._staging.path / "catalog.lock", create=True
+            )
+            # No run root: nothing that is asked of this context has to do with mounts.
+            self._context = Context(layout.root, layout.root, store_id, catalog, settings, "vfs", writable=True)
+            self._draft = Draft(catalog, self._staging.path / "scratch.db")
+        except BaseException:
+            self._staging.close()
+            raise
 
     def build(self) -> None:
         """Make all rows."""
@@ -226,6 +231,7 @@ class _Rebuild:
         elif chain.places:
             for path in journal_chain.segments(self._layout.journal):
                 fsync_file(path)  # the new catalog takes them for synced
+            fsync_dir(self._layout.journal)
             self._draft.set_head(chain.head, chain.snapshot)
         self._draft.finish()
 
@@ -252,8 +258,8 @@ class _Rebuild:
         for name in packs:
             try:
                 contents = read_index(backend, name)
-            except (Corrupt, OSError) as error:
-                words = str(error) if isinstance(error, LadingError) else f"pack {name}: {error.strerror}"
+            except Corrupt as error:  # any other refusal says nothing of the pack
+                words = str(error)
                 known = self._known_to_old_catalog(name)
                 if known is None:
                     self._damaged_packs.append(name)
@@ -276,7 +282,13 @@ class _Rebuild:
         layout = self._layout
         try:
             old = Catalog.open(layout.catalog_db, layout.journal, layout.writer_lock, read_only=True)
-        except (LadingError, OSError, ValueError, TypeError, sqlite.Error):
+        except (Full, Busy):
+            raise
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.EIO):
+                raise
+            return None
+        except (LadingError, ValueError, TypeError, sqlite.Error):
             return None
         try:
             with old.read() as conn:

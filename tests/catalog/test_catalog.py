@@ -213,6 +213,26 @@ def test_a_long_journal_becomes_a_snapshot(store: Store, monkeypatch: pytest.Mon
     assert read_chain(store.root / "journal")[-1].body["verb"] == "create-layer"
 
 
+def test_snapshots_stay_in_proportion_to_changes(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A journal is closed when it is longer than all that there is to say, not whenever it has some length."""
+    monkeypatch.setattr("lading.catalog.journal.SEGMENT_SIZE", 2000)
+    for number in range(30):
+        store.layers.create(id=f"l{number}")
+    store.gc()
+    (snapshot,) = next(store.query("SELECT size FROM object")[1])
+    assert snapshot > 4000
+    segment = store.root / "journal/00000002.log"
+    for number in range(30):
+        if segment.stat().st_size > snapshot:
+            break
+        store.gc()
+        assert segment.exists()
+        store.set_names("l0", [f"name {number}"])
+    assert segment.stat().st_size > snapshot
+    store.gc()
+    assert not segment.exists()
+
+
 @pytest.fixture
 def stacked(store: Store) -> str:
     """An image whose layers hide things from each other."""

@@ -377,8 +377,8 @@ class _Checks:
         return False
 
     def _may_be_told(self) -> bool:
-        """After a disk is gone for good nothing can be undone."""
-        return self._fault.mode == "dead"
+        """After a disk is gone for good nothing can be undone; what is written in sight is there and may not be durable."""
+        return self._fault.mode == "dead" or bool(self._field.operation.partial)
 
     def _is_mended(self) -> bool:
         """Whether it was done all the same."""

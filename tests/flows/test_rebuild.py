@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import io
 import os
@@ -835,3 +836,67 @@ def test_a_journal_whose_renewal_failed_is_still_damaged(folder: Path, monkeypat
     (folder / "root/catalog.db").unlink()
     assert rebuild(folder).complete
     assert state(folder)[0] | {"event": []} == told_before | {"event": []}  # the audit log begins at the snapshot
+
+
+def test_what_says_nothing_of_a_pack_puts_none_aside(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Too few descriptors, for instance."""
+    before = state(folder)[0]
+    (folder / "root/catalog.db").unlink()
+
+    def refuse(*_: Any) -> Any:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("lading.flows.rebuild.read_index", refuse)
+        with pytest.raises(OSError, match="too many"):
+            rebuild(folder)
+    assert list((folder / "root/objects/staging").iterdir()) == []
+    assert rebuild(folder).complete
+    assert state(folder)[0]["layer"] == before["layer"]
+
+
+def test_a_second_rebuild_knows_what_the_first_had_from_the_old_catalog(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack's own index is lost; the first run was stopped while the new catalog took its place, and left an empty file."""
+    pack = pack_of(folder, KIND_DATA, "one")
+    data = bytearray(pack.read_bytes())
+    data[-80] ^= 1
+    pack.chmod(0o600)
+    pack.write_bytes(data)
+    assert rebuild(folder, force=True).notes
+    assert pack.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr("lading.flows.install.refuse_open", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            rebuild(folder, force=True)
+    (folder / "root/catalog.db").touch()
+
+    assert "taken from the catalog" in rebuild(folder).notes[0]
+    assert pack.exists()
+    with opened(folder) as store:
+        assert taken_out(store, "one") == layer_of(1)
+
+
+def test_a_catalog_that_is_replaced_while_it_is_opened_is_opened_again(folder: Path) -> None:
+    """SQLite would go on with the old file and the new one's log."""
+    root = folder / "root"
+    with opened(folder) as store:
+        catalog = store._context.catalog
+        catalog.close()
+        connect = type(catalog.database).connection
+        replaced: list[int] = []
+
+        def late(self: Any) -> Any:
+            found = connect(self)
+            if not replaced:
+                replaced.append(1)
+                (root / "other").write_bytes((root / "catalog.db").read_bytes())
+                os.rename(root / "other", root / "catalog.db")
+            return found
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(catalog.database), "connection", late)
+            store.set_metadata("image", "new")
+    with opened(folder) as store:
+        assert store.images.get("image").metadata == "new"
