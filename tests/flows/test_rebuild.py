@@ -786,7 +786,7 @@ def test_a_rebuild_of_a_sound_store_that_is_stopped_anywhere_leaves_one(
             break
     else:
         raise AssertionError("never done")
-    assert finished > 1
+    assert finished >= 1
 
 
 def test_a_new_catalog_is_no_better_than_one_that_is_there(folder: Path) -> None:
