@@ -99,6 +99,11 @@ def locate(conn: Connection, digests: Sequence[bytes]) -> Mapping[bytes, Locatio
     return found
 
 
+def sizes(conn: Connection, digests: Sequence[bytes]) -> dict[bytes, int]:
+    """Plain bytes of objects; those that are not recorded are missing from the answer."""
+    return dict(_numbers(conn, "SELECT digest, size FROM object WHERE digest IN (%s)", digests))
+
+
 def find_content(conn: Connection, key: str) -> ContentInfo | None:
     """Find a ready content by its key; a hollow one, whose entries are lost, is to be stored again."""
     row = conn.execute(

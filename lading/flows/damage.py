@@ -146,8 +146,9 @@ def hollow(context: Context, recipes: Sequence[Location]) -> list[Finding]:
             except Corrupt as error:
                 found.append(Finding(item.pack, f"object {item.digest.hex()} in pack {item.pack}: {error}", item))
                 continue
-            recorded = context.locate(list(named))
-            lost = sum(1 for digest, size in named.items() if digest not in recorded or recorded[digest].size != size)
+            with context.catalog.read() as conn:
+                recorded = catalog_content.sizes(conn, list(named))
+            lost = sum(1 for digest, size in named.items() if recorded.get(digest) != size)
             if lost:
                 words = f"a recipe that names {lost} objects that are not there"
                 found.append(Finding(item.pack, f"object {item.digest.hex()} in pack {item.pack}: {words}", item))
