@@ -122,6 +122,8 @@ class Source:
 
     def fill(self, size: int) -> bool:
         """Have at least ``size`` bytes in the buffer; False at the stream's end."""
+        if len(self.data) - self.position >= size:
+            return True
         parts = [self.data[self.position :]]
         have = len(parts[0])
         while have < size:
