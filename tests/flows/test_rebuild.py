@@ -575,12 +575,40 @@ def test_a_hole_in_the_journal_of_a_sound_catalog_is_told(folder: Path) -> None:
         assert store.check().findings == ()
 
 
-def test_a_rebuild_that_is_stopped_anywhere_is_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class Stopped(BaseException):
+    """As a kill, seen from within."""
+
+
+def rebuilt_until(stop: int, folder: Path, *, force: bool = False) -> bool:
+    """Rebuild, stopped before the step of that number that changes a name.
+
+    Returns:
+        Whether there are fewer steps, so that it is done.
+    """
+    count = 0
+
+    def counted(act: Callable[..., None]) -> Callable[..., None]:
+        def wrapped(*arguments: Any, **options: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == stop:
+                raise Stopped
+            act(*arguments, **options)
+
+        return wrapped
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("rename", "link", "unlink"):
+            patch.setattr(os, name, counted(getattr(os, name)))
+        try:
+            rebuild(folder, force=force)
+        except Stopped:
+            return False
+    return True
+
+
+def test_a_rebuild_that_is_stopped_anywhere_is_run_again(folder: Path) -> None:
     """Every step that changes a name: before, the old catalog is there or none is; the next rebuild finishes."""
-
-    class Stopped(BaseException):
-        pass
-
     before = state(folder)
     pack = pack_of(folder, KIND_DATA, "one")
     whole = pack.read_bytes()
@@ -588,26 +616,7 @@ def test_a_rebuild_that_is_stopped_anywhere_is_run_again(folder: Path, monkeypat
         lost = folder / "root/catalog.db"
         if lost.exists() and lost.stat().st_size:
             lost.write_bytes(lost.read_bytes()[:4096])
-        count = 0
-
-        def counted(act: Callable[..., None]) -> Callable[..., None]:
-            def wrapped(*arguments: Any, **options: Any) -> None:
-                nonlocal count
-                count += 1
-                if count == stop:  # noqa: B023 - called within this round only
-                    raise Stopped
-                act(*arguments, **options)
-
-            return wrapped
-
-        with monkeypatch.context() as patch:
-            for name in ("rename", "link", "unlink"):
-                patch.setattr(os, name, counted(getattr(os, name)))
-            try:
-                rebuild(folder)
-                done = True
-            except Stopped:
-                done = False
+        done = rebuilt_until(stop, folder)
         if not done:
             assert rebuild_if_needed(folder)
         assert state(folder)[0]["layer"] == before[0]["layer"]
@@ -748,37 +757,12 @@ def test_a_hollow_content_is_filled_from_its_tar(folder: Path) -> None:
         assert store.check(content=True).findings == ()
 
 
-def test_a_rebuild_of_a_sound_store_that_is_stopped_anywhere_leaves_one(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_rebuild_of_a_sound_store_that_is_stopped_anywhere_leaves_one(folder: Path) -> None:
     """Nobody needs to repair it: the old catalog is there, or whoever opens the store next puts the new one in its place."""
-
-    class Stopped(BaseException):
-        pass
-
     before = state(folder)
     finished = 0
     for stop in range(1, 30):
-        count = 0
-
-        def counted(act: Callable[..., None]) -> Callable[..., None]:
-            def wrapped(*arguments: Any, **options: Any) -> None:
-                nonlocal count
-                count += 1
-                if count == stop:  # noqa: B023 - called within this round only
-                    raise Stopped
-                act(*arguments, **options)
-
-            return wrapped
-
-        with monkeypatch.context() as patch:
-            for name in ("rename", "link", "unlink"):
-                patch.setattr(os, name, counted(getattr(os, name)))
-            try:
-                rebuild(folder, force=True)
-                done = True
-            except Stopped:
-                done = False
+        done = rebuilt_until(stop, folder, force=True)
         finished += not (folder / "root/catalog.db").exists()
         assert state(folder)[0] == before[0]
         assert not (folder / "root/catalog.db.new").exists()
