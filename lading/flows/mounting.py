@@ -418,7 +418,8 @@ def _detach(
 ) -> None:
     """Really unmount, whatever the count; nothing changes when somebody works in it.
 
-    What was written is synced, unless it is not to be kept. By force a view that nothing can be written to goes although it is in use: whoever is in it may stay there.
+    What was written is synced, unless it is not to be kept. By force a view that nothing can be written to goes although
+    it is in use: whoever is in it may stay there.
 
     Raises:
         InUse: with the processes that do.
