@@ -14,7 +14,8 @@ from lading.cli import output
 from lading.cli.duration import nanoseconds
 from lading.cli.parse import FAILURE, json_option
 from lading.cli.session import Session, command
-from lading.errors import LadingError
+from lading.errors import InvalidInput, LadingError
+from lading.values import printable
 
 if TYPE_CHECKING:
     from lading.flows.checking import CheckReport
@@ -153,23 +154,32 @@ def check(
     """Look for damage; silent when there is none."""
     store = session.store
     age = nanoseconds(max_age)
+    limit = nanoseconds(duration) if duration is not None else 0
+    if limit < 0:
+        raise InvalidInput(f'invalid duration "{printable(duration or "")}": it must not be negative')
+    store.check_sources(sources)
     report = store.check(
         content=content or rate is not None or duration is not None, modifications=not quick, max_age_ns=age,
-        rate=rate or 0, seconds=nanoseconds(duration) / 1e9 if duration is not None else 0.0,
+        rate=rate or 0, seconds=limit / 1e9,
     )  # fmt: skip
     _show(report, as_json)
     if session.progress == "auto" and sys.stderr.isatty():
         for name, seconds, looked_at in report.depths:
             output.line(f"{name}: {looked_at}, {seconds:.2f} s", err=True)
+    incomplete = report.incomplete
     if report.damaged and (heal or repair or force or sources):
-        for text in store.heal(sources).lines():
+        healed = store.heal(sources)
+        for text in healed.lines():
             output.line(text, err=True)
+        if healed.unused and healed.left and (repair or force):
+            output.line("nothing is deleted: a copy that was named could not be used", err=True)
+            return FAILURE
         report = store.check(modifications=not quick, max_age_ns=age)
     counts = {kind: len(report.ids(kind)) for kind, _ in _GROUPS}
     if not repair and not force:
         if report.findings:
             output.line(", ".join(f"{counts[kind]} {kind} errors" for kind, _ in _GROUPS), err=True)
-        return FAILURE if report.findings or report.incomplete else 0
+        return FAILURE if report.findings or report.incomplete or incomplete else 0
     failures = store.repair(report, containers_too=force)
     if failures:
         if as_json:
@@ -185,7 +195,7 @@ def check(
     if any(counts[kind] for kind in left) or report.ids("store"):
         output.line(", ".join(f"{counts[kind]} {kind} errors" for kind in left), err=True)
         return FAILURE
-    return FAILURE if report.incomplete else 0
+    return FAILURE if report.incomplete or incomplete else 0
 
 
 def _show(report: CheckReport, as_json: bool) -> None:

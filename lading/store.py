@@ -405,8 +405,20 @@ class Store:
         Args:
             sources: further ones: ``FILE.tar`` (a layer's, plain or compressed), ``oci:DIR[:TAG]``,
                 ``docker-archive:FILE``.
+
+        Raises:
+            InvalidInput, NotFound: one of them is not there, or is something else; nothing was done.
         """
         return flows.refill.heal(self._context, sources)
+
+    @staticmethod
+    def check_sources(sources: Sequence[str]) -> None:
+        """Look whether copies to heal from are there, before anything is read.
+
+        Raises:
+            InvalidInput, NotFound: one is not there, or is something else.
+        """
+        flows.refill.check_sources(sources)
 
     def repair(self, report: CheckReport, *, containers_too: bool = False) -> list[str]:
         """Remove the images and layers, and if told to the containers, that a check found damaged.

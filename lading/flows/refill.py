@@ -31,11 +31,24 @@ class HealReport:
     healed: tuple[tuple[str, int], ...]  #: name of a source, and objects that came from it
     left: int  #: objects, and contents without a recipe, that are still damaged
     warnings: tuple[str, ...] = ()  #: sources that could not be used, and what could not be done
+    unused: bool = (
+        False  #: one of the caller's own sources could not be used, or not to its end: it may have what is missing
+    )
 
     def lines(self) -> list[str]:
         """For people."""
         found = [f"healed {count} objects from {name}" for name, count in self.healed]
         return [*found, *self.warnings, *([f"{self.left} objects are still damaged"] if self.left else [])]
+
+
+def check_sources(given: Sequence[str]) -> None:
+    """Look whether copies are there.
+
+    Raises:
+        InvalidInput, NotFound: one is not, or is something else.
+    """
+    for source in given:
+        sources.given(source)
 
 
 def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
@@ -46,10 +59,14 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
         given: further sources: ``FILE.tar``, ``oci:DIR[:TAG]``, ``docker-archive:FILE``.
 
     Raises:
+        InvalidInput, NotFound: a source is not there, or is something else; nothing was done.
         ReadOnly: the store cannot be written to.
         Full, OSError: nor can it be now; what was given back before is.
     """
     context.need_writable()
+    check_sources(given)
+    own = {printable(source) for source in given}
+    unused = False
     healed: dict[str, int] = {}
     warnings: list[str] = []
     left = 0
@@ -60,20 +77,21 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
         if restored:
             healed["the catalog"] = healed.get("the catalog", 0) + restored
             lost = sources.wanted(part)
-        for name, offer in _offers(context, part, lost, given, warnings):
+        for name, offer in _offers(context, part, lost, given):
             try:
                 count = _refill(part, lost, offer)
             except (LadingError, OSError) as error:
                 if _is_own(part, error):
                     raise
                 warnings.append(f"{name}: {reason(error)}")
+                unused = unused or name in own
                 continue
             if count:
                 healed[name] = healed.get(name, 0) + count
         _renew_snapshot(part, lost, healed)
         _put_aside(part, broken, warnings)
         left += _still_needed(part)
-    return HealReport(tuple(healed.items()), left, tuple(dict.fromkeys(warnings)))
+    return HealReport(tuple(healed.items()), left, tuple(dict.fromkeys(warnings)), unused)
 
 
 def _is_own(context: Context, error: LadingError | OSError) -> bool:
@@ -83,9 +101,7 @@ def _is_own(context: Context, error: LadingError | OSError) -> bool:
     return isinstance(error, Full | ReadOnly | Busy)
 
 
-def _offers(
-    context: Context, part: Context, lost: Wanted, given: Sequence[str], warnings: list[str]
-) -> Iterator[tuple[str, Offer]]:
+def _offers(context: Context, part: Context, lost: Wanted, given: Sequence[str]) -> Iterator[tuple[str, Offer]]:
     """Name the sources, the nearest first; no more of them than are needed."""
     own: list[tuple[str, Offer]] = [
         ("another pack", sources.from_packs), ("the catalog", sources.from_listings), ("the cache", sources.from_images),
@@ -104,12 +120,7 @@ def _offers(
         if not lost:
             return
         name = printable(source)
-        try:
-            offers = sources.given(source)
-        except (LadingError, OSError) as error:
-            warnings.append(f"{name}: {reason(error)}")
-            continue
-        for offer in offers:
+        for offer in sources.given(source):
             yield name, offer
 
 

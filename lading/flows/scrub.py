@@ -24,6 +24,10 @@ from lading.values import Location
 #: gathered up to it, so that thousands of them cost no commit each.
 GROUP_SIZE: Final = 64 << 20
 
+#: The same for a run that is to end soon, and the seconds of reading for one that is slow.
+SHORT_GROUP_SIZE: Final = 4 << 20
+_NOTED_S: Final = 2.0
+
 #: Longest sleep at a time of one who reads slowly.
 _NAP_S: Final = 1.0
 
@@ -49,6 +53,13 @@ class Budget:
         # Time that was not used, for instance between two packs, is not made up for by a burst.
         self._began = max(self._began, time.monotonic() - self._read / self.rate - _NAP_S)
         self._read += size
+
+    @property
+    def group_size(self) -> int:
+        """Stored bytes to read before they are noted: a run that is slow, or short, must get somewhere, too."""
+        if self.rate:
+            return min(GROUP_SIZE, max(1, int(self.rate * _NOTED_S)))
+        return SHORT_GROUP_SIZE if self.seconds else GROUP_SIZE
 
     def is_used_up(self) -> bool:
         """Whether the time is over."""
@@ -90,15 +101,17 @@ def scrub(context: Context, budget: Budget) -> Scrubbed:
         before = state.objects
     result = Scrubbed(earlier=before)
     done: set[str] = set()
+    if recorded:
+        catalog_damage.put_pass(context.catalog, state)  # so that it has begun, whatever becomes of this run
     while not budget.is_used_up():
         with context.catalog.read() as conn:
             packs = [name for name in catalog_damage.outstanding_packs(conn, state.began_ns) if name not in done]
         if not packs:
             break
-        for group in _groups(context, packs, state):
+        for group, ended in _groups(context, packs, state, budget.group_size):
             if budget.is_used_up():
                 break
-            done.update(item.pack for item in group)
+            done.update(ended)
             state = _read(context, group, state, budget, result)
             if recorded:
                 catalog_damage.put_pass(context.catalog, state)
@@ -113,20 +126,32 @@ def scrub(context: Context, budget: Budget) -> Scrubbed:
     return result
 
 
-def _groups(context: Context, packs: Sequence[str], state: Pass) -> Iterator[list[Location]]:
-    """Gather what is to be read of packs until it is worth a commit."""
+def _groups(
+    context: Context, packs: Sequence[str], state: Pass, most: int
+) -> Iterator[tuple[list[Location], list[str]]]:
+    """Gather what is to be read of packs until it is worth a commit; packs are cut only for who reads less at a time.
+
+    Yields:
+        Objects, and the packs of which these are the last.
+    """
     group: list[Location] = []
+    ended: list[str] = []
     size = 0
     for name in packs:
         with context.catalog.read() as conn:
             found = catalog_damage.outstanding_objects(conn, name, state.began_ns)
-        group += found
-        size += sum(item.stored_size for item in found)
-        if size >= GROUP_SIZE:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+        for item in found:
+            if most < GROUP_SIZE and group and size + item.stored_size > most:
+                yield group, ended
+                group, ended, size = [], [], 0
+            group.append(item)
+            size += item.stored_size
+        ended.append(name)
+        if size >= most:
+            yield group, ended
+            group, ended, size = [], [], 0
+    if group or ended:
+        yield group, ended
 
 
 def _read(context: Context, group: list[Location], state: Pass, budget: Budget, result: Scrubbed) -> Pass:
@@ -146,7 +171,11 @@ def _read(context: Context, group: list[Location], state: Pass, budget: Budget, 
     finally:
         backend.close()
     bad = [finding.location for finding in found if finding.location is not None]
-    damage.record(context, bad, sound, max(time.time_ns(), state.began_ns))
+    noted = damage.record(context, bad, sound, max(time.time_ns(), state.began_ns))
+    if bad and not noted and context.writable and not context.catalog.read_only:
+        result.unread.append(
+            "what was found to be damaged could not be noted, so that nothing heals it: run the check again"
+        )
     size = sum(item.size for item in group)
     result.findings += found
     result.objects += len(group)

@@ -309,7 +309,10 @@ def given(source: str) -> list[Offer]:
     if not source.startswith(("oci:", "docker-archive:")) or os.path.exists(source):
         path = Path(source)
         if not path.is_file():
-            raise InvalidInput(f"open {printable(source)}: no such file")
+            words = "is no regular file" if path.exists() else "no such file"
+            raise InvalidInput(f"open {printable(source)}: {words}")
+        if not os.access(path, os.R_OK):
+            raise InvalidInput(f"open {printable(source)}: permission denied")
         return [from_tar(lambda: path.open("rb"))]
     from lading.flows import importing
 

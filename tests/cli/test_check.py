@@ -109,6 +109,26 @@ def test_sizes_and_durations_are_checked(lading: Run) -> None:
     assert lading("check", "--rate", "fast").stderr == "invalid size: 'fast'\n"
     assert lading("check", "--for", "bogus").stderr == 'time: invalid duration "bogus"\n'
     assert ok(lading("check", "--rate", "50M", "--for", "1h")) == ""
+    assert "must not be negative" in lading("check", "--for", "-1s").stderr
+
+
+def test_nothing_is_deleted_while_a_named_copy_was_not_used(
+    lading: Run, damaged: str, layer_file: str, tmp_path: Path
+) -> None:
+    """A slip of the pen, or a copy that is cut, must not cost what another run would heal."""
+    missing = lading("check", "--content", "-rf", "--from", str(tmp_path / "typo.tar"))
+    assert (missing.returncode, missing.stderr) == (1, f"open {tmp_path}/typo.tar: no such file\n")
+    folder = lading("check", "-rf", "--from", str(tmp_path))
+    assert "is no regular file" in folder.stderr
+
+    (tmp_path / "cut.tar").write_bytes(Path(layer_file).read_bytes()[:300])
+    cut = lading("check", "--content", "-rf", "--from", str(tmp_path / "cut.tar"))
+    assert cut.returncode == 1
+    assert "nothing is deleted" in cut.stderr
+    assert ok(lading("exists", "-q", damaged, "img", "ctr")) == ""
+
+    assert lading("check", "--content", "-rf", "--from", layer_file).returncode == 0
+    assert ok(lading("exists", "-q", damaged, "img", "ctr")) == ""
 
 
 def test_an_interrupted_reading_goes_on(lading: Run, tmp_path: Path) -> None:
@@ -119,7 +139,10 @@ def test_an_interrupted_reading_goes_on(lading: Run, tmp_path: Path) -> None:
     words = [sys.executable, "-m", "lading.cli", "-g", str(tmp_path / "root"), "-R", str(tmp_path / "run")]
     with subprocess.Popen([*words, "check", "--content", "--rate", "40m"], stderr=subprocess.PIPE) as running:
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and ok(lading("sql", "--csv", "SELECT objects FROM v_scrub")).count("\n") < 2:
+        while (
+            time.monotonic() < deadline
+            and ok(lading("sql", "--csv", "SELECT objects > 0 FROM v_scrub")).split()[-1] != "1"
+        ):
             time.sleep(0.05)
         running.send_signal(signal.SIGINT)
         assert running.stderr is not None

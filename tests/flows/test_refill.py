@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from lading import Settings, Store
-from lading.errors import Corrupt
+from lading.errors import Corrupt, InvalidInput
 from lading.flows import refill
 from lading.materialize import erofsread
 from lading.objects.durable import Staging
@@ -230,10 +230,12 @@ def test_a_bad_source_is_told_and_the_others_go_on(store: Store, layer: str, tmp
     cut.write_bytes(TAR[: TAR.index(FILES["d/small"]) + 3584])
     whole.write_bytes(TAR)
 
-    report = store.heal([str(tmp_path / "none.tar"), str(cut), str(whole)])
+    with pytest.raises(InvalidInput, match="no such file"):
+        store.heal([str(tmp_path / "none.tar"), str(cut), str(whole)])
+    report = store.heal([str(cut), str(whole)])
 
-    assert report.left == 0
-    assert [words.partition(": ")[0] for words in report.warnings] == [str(tmp_path / "none.tar"), str(cut)]
+    assert (report.left, report.unused) == (0, True)
+    assert [words.partition(": ")[0] for words in report.warnings] == [str(cut)]
     assert damage.broken(store) == []
 
 
@@ -419,7 +421,7 @@ def test_healing_says_nothing_on_a_sound_store(store: Store, layer: str) -> None
     """And changes nothing."""
     state = Watched(store, [])
 
-    assert store.heal(["/nonexistent.tar"]) == refill.HealReport((), 0)
+    assert store.heal() == refill.HealReport((), 0)
     state.is_whole()
     assert taken_out(store, layer) == TAR
 

@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -254,3 +255,35 @@ def test_many_packs_cost_few_commits(store: Store, monkeypatch: pytest.MonkeyPat
     store.check(content=True)
 
     assert len(verbs) <= 4
+
+
+def test_a_slow_run_gets_somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It notes what it has read every few seconds, whatever a pack's size, and has begun from the first moment on."""
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
+        store.images.create(big_data={f"k{number}": os.urandom(30_000) for number in range(10)})
+        waited = []
+
+        def stop(budget: Any, size: int) -> None:
+            waited.append(size)
+            if len(waited) == 4:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr("lading.flows.scrub.Budget.pace", stop)
+        monkeypatch.setattr("lading.flows.scrub._NOTED_S", 1.0)
+        with pytest.raises(KeyboardInterrupt):
+            store.check(content=True, rate=40_000)
+        ((objects, left),) = store.query("SELECT objects, objects_left FROM v_scrub")[1]
+
+    assert (objects, left) == (3, 7)
+
+
+def test_damage_that_cannot_be_noted_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repair that follows would see nothing to do."""
+    monkeypatch.setattr("lading.flows.damage.record", lambda *_: False)
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
+        image = store.images.create(big_data={"k": os.urandom(30_000)})
+        damage.spoil(store, image.big_data[0].object)
+        report = store.check(content=True)
+
+    assert report.incomplete
+    assert any("could not be noted" in finding.message for finding in report.findings)
