@@ -6,6 +6,7 @@ import io
 import os
 import random
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,7 @@ def in_threads(count: int, act: Callable[[int], None]) -> list[BaseException]:
             ready.wait()
             act(number)
         except BaseException as error:
+            traceback.print_exception(error)  # where it was, for whoever reads the report
             wrong.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
