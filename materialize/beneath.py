@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -277,7 +277,8 @@ def remove_tree(path: Path | str | bytes, *, dir_fd: int | None = None) -> int:
         freed = _remove_contents(root)
     finally:
         os.close(root)
-    os.rmdir(path, dir_fd=dir_fd)
+    with suppress(FileNotFoundError):  # someone else removes the same tree
+        os.rmdir(path, dir_fd=dir_fd)
     return freed
 
 

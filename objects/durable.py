@@ -125,9 +125,8 @@ def publish(staged: Path, final: Path) -> bool:
             os.unlink(staged)
             return False
         fsync_dir(final.parent)
-        fsync_dir(
-            final.parent.parent
-        )  # always: whoever made the folder may have been killed before its name was durable
+        # Always: whoever made the folder may have been killed before its name was durable.
+        fsync_dir(final.parent.parent)
     return True
 
 
@@ -202,9 +201,12 @@ class Staging:
 
 
 def _remove(folder: Path) -> int:
-    """Remove a staging folder's files; trees in it are left to ``clean_staging``'s caller."""
+    """Remove a staging folder's files; trees in it are left to the next collection.
+
+    The lock's file goes last: without it the folder is anybody's.
+    """
     freed = 0
-    for item in list(os.scandir(folder)):
+    for item in sorted(os.scandir(folder), key=lambda item: item.name == "lock"):
         if item.is_dir(follow_symlinks=False):
             continue
         freed += item.stat(follow_symlinks=False).st_size

@@ -31,9 +31,7 @@ class HealReport:
     healed: tuple[tuple[str, int], ...]  #: name of a source, and objects that came from it
     left: int  #: objects, and contents without a recipe, that are still damaged
     warnings: tuple[str, ...] = ()  #: sources that could not be used, and what could not be done
-    unused: bool = (
-        False  #: one of the caller's own sources could not be used, or not to its end: it may have what is missing
-    )
+    unused: bool = False  #: a source of the caller's could not be read to its end: it may have what is missing
 
     def lines(self) -> list[str]:
         """For people."""
@@ -64,8 +62,8 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
         Full, OSError: nor can it be now; what was given back before is.
     """
     context.need_writable()
-    check_sources(given)
-    own = {printable(source) for source in given}
+    offered = [(printable(source), offer) for source in given for offer in sources.given(source)]
+    own = {name for name, _ in offered}
     unused = False
     healed: dict[str, int] = {}
     warnings: list[str] = []
@@ -77,7 +75,7 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
         if restored:
             healed["the catalog"] = healed.get("the catalog", 0) + restored
             lost = sources.wanted(part)
-        for name, offer in _offers(context, part, lost, given):
+        for name, offer in _offers(context, part, lost, offered):
             try:
                 count = _refill(part, lost, offer)
             except (LadingError, OSError) as error:
@@ -101,7 +99,9 @@ def _is_own(context: Context, error: LadingError | OSError) -> bool:
     return isinstance(error, Full | ReadOnly | Busy)
 
 
-def _offers(context: Context, part: Context, lost: Wanted, given: Sequence[str]) -> Iterator[tuple[str, Offer]]:
+def _offers(
+    context: Context, part: Context, lost: Wanted, offered: Sequence[tuple[str, Offer]]
+) -> Iterator[tuple[str, Offer]]:
     """Name the sources, the nearest first; no more of them than are needed."""
     own: list[tuple[str, Offer]] = [
         ("another pack", sources.from_packs), ("the catalog", sources.from_listings), ("the cache", sources.from_images),
@@ -112,16 +112,10 @@ def _offers(context: Context, part: Context, lost: Wanted, given: Sequence[str])
         for other in context.stores
         if other is not part
     ]
-    for item in own:
+    for item in (*own, *offered):
         if not lost:
             return
         yield item
-    for source in given:
-        if not lost:
-            return
-        name = printable(source)
-        for offer in sources.given(source):
-            yield name, offer
 
 
 def _refill(context: Context, lost: Wanted, offer: Offer) -> int:

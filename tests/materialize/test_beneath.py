@@ -159,3 +159,17 @@ def test_directories_keep_a_bounded_number_open(tmp_path: Path) -> None:
 def test_faults_of_the_filesystem_are_told_by_name(number: int, kind: type[Exception]) -> None:
     with pytest.raises(kind, match="the/place"), told("the/place"):
         raise OSError(number, os.strerror(number))
+
+
+def test_a_tree_that_another_process_removes_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the last name in it and its own."""
+    (tmp_path / "t").mkdir()
+    rmdir = os.rmdir
+
+    def late(path: Path, **options: int | None) -> None:
+        rmdir(path)
+        rmdir(path, **options)
+
+    monkeypatch.setattr(os, "rmdir", late)
+    assert remove_tree(tmp_path / "t") == 0
+    assert not (tmp_path / "t").exists()

@@ -229,3 +229,24 @@ def test_debris_is_what_nobody_holds(shelf: Shelf) -> None:
 
     assert [folder for folder, _ in debris(shelf.staging_folder)] == [dead]
     living.close()
+
+
+def test_a_folder_is_its_owners_until_it_is_empty(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While an owner removes its files nobody takes the folder for a dead one's."""
+    staging = Staging(shelf.staging_folder)
+    for _ in range(20):
+        os.close(staging.new_file()[1])
+    unlink = os.unlink
+    left = []
+
+    def noting(path: str) -> None:
+        left.append(len(os.listdir(staging.path)))
+        assert [folder for folder, _ in debris(shelf.staging_folder)] == []
+        unlink(path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "unlink", noting)
+        staging.close()
+
+    assert left == list(range(21, 0, -1))
+    assert list(shelf.staging_folder.iterdir()) == []
