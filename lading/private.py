@@ -38,8 +38,9 @@ def make_folder(path: str | os.PathLike[str], *, dir_fd: int | None = None) -> N
         FileExistsError: it is there; nothing is changed.
     """
     os.mkdir(path, _FOLDER, dir_fd=dir_fd)
-    if stat.S_IMODE(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode) != _FOLDER:
-        os.chmod(path, _FOLDER, dir_fd=dir_fd)
+    with suppress(FileNotFoundError):  # somebody who tidies up was quicker: whoever goes on with it finds out
+        if stat.S_IMODE(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode) != _FOLDER:
+            os.chmod(path, _FOLDER, dir_fd=dir_fd)
 
 
 def make_folders(path: str | os.PathLike[str]) -> None:

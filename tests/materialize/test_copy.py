@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from lading.errors import AlreadyExists, Corrupt, Full, InvalidInput
 from lading.materialize import attributes, build
 from lading.materialize.beneath import remove_tree
-from lading.materialize.copy import StatRecord, copy_tree, read_stat_index, stat_record, write_stat_index
+from lading.materialize.copy import StatRecord, copy_tree, make_building, read_stat_index, stat_record, write_stat_index
 from lading.values import IMPLIED, WHITEOUT, Entry, Inode
 from tests.materialize.conftest import MemorySource
 from tests.materialize.samples import (
@@ -460,3 +460,28 @@ def test_attributes_replace_whatever_a_file_had(tmp_path: Path) -> None:
     for name in ("f", "fifo"):
         status = (tmp_path / name).stat()
         assert (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid, status.st_mtime_ns) == (0o644, 0, 0, 7)
+
+
+def test_a_folder_to_build_in_that_is_tidied_up_at_once_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another builder takes what is not locked yet for a dead one's."""
+    mkdir = os.mkdir
+    made: list[str] = []
+
+    def tidied(path: str, *arguments: int, dir_fd: int) -> None:
+        mkdir(path, *arguments, dir_fd=dir_fd)
+        made.append(path)
+        if len(made) == 1:
+            os.rmdir(path, dir_fd=dir_fd)
+
+    parent = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "mkdir", tidied)
+            name, descriptor = make_building(parent, ".building-")
+        os.close(descriptor)
+    finally:
+        os.close(parent)
+    assert len(made) == 2
+    assert os.listdir(tmp_path) == [name] == made[1:]
