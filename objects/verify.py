@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from lading.errors import Corrupt
 from lading.objects.backend import PackBackend, PackMissing
-from lading.objects.frame import decompress
+from lading.objects.frame import PIECE_SIZE, decompress, pieces
 from lading.objects.pack import frames_of, read_footer, read_index
 from lading.values import FRAME_SIZE, LOST_PACK, Location
 
@@ -134,8 +134,7 @@ def _verify(backend: PackBackend, span: list[Location]) -> list[Finding]:
         try:
             if raw is not None and item.size <= FRAME_SIZE:
                 start = item.offset - first.offset
-                data = decompress(item.codec, raw[start : start + item.stored_size], item.size)
-                sound = blake3(data).digest() == item.digest
+                sound = _hash(item.codec, raw[start : start + item.stored_size], item.size) == item.digest
             else:
                 sound = _digest(backend, item) == item.digest
             if sound:
@@ -151,9 +150,20 @@ def _finding(item: Location, why: str) -> Finding:
     return Finding(item.pack, f"object {item.digest.hex()} in pack {item.pack}: {why}", item)
 
 
+def _hash(codec: int, stored: memoryview, size: int) -> bytes:
+    """Hash an object of one frame."""
+    if size <= PIECE_SIZE:
+        return blake3(decompress(codec, stored, size)).digest()
+    state = blake3()
+    for piece in pieces(codec, stored, size):
+        state.update(piece)
+    return state.digest()
+
+
 def _digest(backend: PackBackend, location: Location) -> bytes:
-    """Hash an object frame by frame."""
+    """Hash an object, reading it frame by frame."""
     state = blake3()
     for offset, stored_size, size in frames_of(location):
-        state.update(decompress(location.codec, backend.read(location.pack, offset, stored_size), size))
+        for piece in pieces(location.codec, backend.read(location.pack, offset, stored_size), size):
+            state.update(piece)
     return state.digest()

@@ -25,7 +25,7 @@ from lading.flows.ingest import shadowed
 from lading.flows.tidying import tidying
 from lading.objects.durable import Staging
 from lading.objects.pack import pack_size_of
-from lading.objects.recipe import Reference, read_recipe
+from lading.objects.recipe import read_references
 from lading.objects.repack import Unmovable, repack
 from lading.values import Location
 
@@ -189,18 +189,18 @@ def _collect(context: Context) -> GcReport:
 def _read_recipes(context: Context) -> None:
     """Note what only recipes name, in a catalog of a version that did not: once, before anything is condemned."""
     with context.catalog.read() as conn:
-        unread = catalog_content.unread_recipes(conn)
-    if not unread:
-        return
+        if not catalog_content.unread_recipes(conn):
+            return
     with context.epochs.shared():
+        with context.catalog.read() as conn:
+            unread = catalog_content.unread_recipes(conn)
         for content_id, key in unread:
             with context.catalog.read() as conn:
                 recipe = catalog_content.recipe_of(conn, key)
                 entries = catalog_content.entries(conn, key)
             if recipe is None:
                 continue
-            parts = read_recipe(next(context.reader.contents([recipe])))
-            named = {part.digest for part in parts if isinstance(part, Reference)}
+            named = {part.digest for part in read_references(next(context.reader.contents([recipe])))}
             catalog_content.note_shadowed(context.catalog, content_id, shadowed(named, entries))
     catalog_content.recipes_read(context.catalog)
 

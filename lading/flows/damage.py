@@ -29,6 +29,9 @@ NAMED_MAX: Final = 5
 #: How often an object is looked up again because a collection moved it while it was read.
 _MOVES_MAX: Final = 3
 
+#: Sizes of objects remembered between two recipes: those of two layers often name the same ones.
+_SIZES_MAX: Final = 100_000
+
 
 class DamagedObject(Corrupt):
     """Stored bytes are wrong or unreadable; says whose they are."""
@@ -125,29 +128,31 @@ def verified(
 def hollow(context: Context, recipes: Sequence[Location]) -> list[Finding]:
     """Find recipes, sound as objects, that name something that is not recorded."""
     from lading.objects.reader import ObjectReader
-    from lading.objects.recipe import Reference, read_recipe
+    from lading.objects.recipe import read_references
     from lading.objects.verify import Finding
 
     if not recipes:
         return []
     places = {item.digest: item for item in recipes}
     found = []
+    recorded: dict[bytes, int] = {}
     reader = ObjectReader(context.backend, lambda digests: {digest: places[digest] for digest in digests})
     try:
         for item in recipes:
             try:
                 named = {
                     part.digest: part.size
-                    for part in read_recipe(next(reader.contents([item.digest], verify=False)))
-                    if isinstance(part, Reference)
+                    for part in read_references(next(reader.contents([item.digest], verify=False)))
                 }
             except PackMissing:
                 continue  # replaced since it was verified
             except Corrupt as error:
                 found.append(Finding(item.pack, f"object {item.digest.hex()} in pack {item.pack}: {error}", item))
                 continue
+            if len(recorded) > _SIZES_MAX:
+                recorded.clear()
             with context.catalog.read() as conn:
-                recorded = catalog_content.sizes(conn, list(named))
+                recorded |= catalog_content.sizes(conn, [digest for digest in named if digest not in recorded])
             lost = sum(1 for digest, size in named.items() if recorded.get(digest) != size)
             if lost:
                 words = f"a recipe that names {lost} objects that are not there"

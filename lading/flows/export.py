@@ -16,7 +16,7 @@ from lading.catalog import content as catalog_content
 from lading.errors import Corrupt, NotFound
 from lading.flows import layers, stores, views
 from lading.flows.context import Context
-from lading.objects.recipe import Literal, Reference, read_recipe
+from lading.objects.recipe import Literal, Reference, read_recipe, read_references
 from lading.objects.streams import Hasher, compress_stream
 from lading.objects.tarwrite import write_diff
 from lading.values import Change, Layer, component_key, printable
@@ -113,8 +113,8 @@ def _find_damage(context: Context, recipe: bytes) -> None:
     Raises:
         Corrupt: with the object that is damaged.
     """
-    parts = read_recipe(next(context.reader.contents([recipe])))
-    for content in context.reader.contents(part.digest for part in parts if isinstance(part, Reference)):
+    parts = read_references(next(context.reader.contents([recipe])))
+    for content in context.reader.contents(part.digest for part in parts):
         for _ in content:
             pass
 

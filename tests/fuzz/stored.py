@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyzstd
@@ -18,7 +19,7 @@ from lading.objects.frame import compress
 from lading.objects.memory import MemoryBackend
 from lading.objects.pack import FOOTER, FOOTER_MAGIC, HEAD_BYTES, RECORD, frames_of, read_index, tail
 from lading.objects.reader import ObjectReader
-from lading.objects.recipe import LITERAL_SIZE_MAX, MAGIC, Literal, read_recipe, varint
+from lading.objects.recipe import LITERAL_SIZE_MAX, MAGIC, Literal, Reference, read_recipe, read_references, varint
 from lading.objects.verify import check_presence, verify_objects
 from lading.values import FRAME_SIZE, Location
 from tests.fuzz.draw import Draw, check_message
@@ -143,14 +144,28 @@ def run_recipe(data: bytes) -> None:
         case _:
             recipe = _lying_recipe(draw)
     total = 0
+    named: list[Reference | str] = []
+    fine = True
     try:
         for part in read_recipe(recipe[at : at + step] for at in range(0, len(recipe), step)):
             total += len(part.data) if isinstance(part, Literal) else part.size
             assert not isinstance(part, Literal) or len(part.data) <= LITERAL_SIZE_MAX
+            if isinstance(part, Reference):
+                named.append(part)
     except Corrupt as error:
         check_message(error)
-        return
-    assert varint(total) in recipe
+        named.append(str(error))
+        fine = False
+    assert list(_references_as_far(recipe, step)) == named
+    assert not fine or varint(total) in recipe
+
+
+def _references_as_far(recipe: bytes, step: int) -> Iterator[Reference | str]:
+    """References, then what is said of the recipe when it is no good."""
+    try:
+        yield from read_references(recipe[at : at + step] for at in range(0, len(recipe), step))
+    except Corrupt as error:
+        yield str(error)
 
 
 def _lying_recipe(draw: Draw) -> bytes:
