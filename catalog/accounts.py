@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from lading.catalog import names
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.errors import Corrupt
 from lading.values import BigData, RecordKind
 

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from lading.catalog import bigdata, names
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.catalog.records import id_maps, id_maps_text
 from lading.values import BigData, Container
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-from lading.catalog.database import Catalog, Connection, WriteTransaction
+from lading.catalog.database import Catalog, WriteTransaction
 from lading.catalog.encoding import pack_pairs, pack_regions, unpack_pairs, unpack_regions
+from lading.catalog.engine import Connection
 from lading.catalog.paths import path_to_text, text_to_path
 from lading.errors import Corrupt
 from lading.values import IMPLIED, Entry, Inode, Location, PackContents, inode_key

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from lading.catalog.content import batches, payload_of
-from lading.catalog.database import Catalog, Connection
+from lading.catalog.database import Catalog
 from lading.catalog.encoding import unpack_regions
+from lading.catalog.engine import Connection
 from lading.catalog.paths import text_to_path
 from lading.values import Location, PackContents
 

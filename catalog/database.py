@@ -11,35 +11,18 @@ import contextlib
 import errno
 import fcntl
 import os
-import sys
 import threading
 import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from lading import locks, private
-from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
+from lading.catalog.engine import Connection, Tracked, meaning, peewee, refuse_network, sqlite
+from lading.errors import Busy, Corrupt, Full, InvalidInput, ReadOnly, Unsupported
 from lading.values import RecordKind
-
-
-def _load_peewee() -> Any:
-    """Import peewee without the PostgreSQL drivers that it would load for nothing: they cost 300 ms."""
-    hidden = [name for name in ("psycopg2", "psycopg") if name not in sys.modules]
-    for name in hidden:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        import peewee as loaded
-    finally:
-        for name in hidden:
-            sys.modules.pop(name, None)
-    return loaded
-
-
-peewee: Any = _load_peewee()
-sqlite: Any = peewee.sqlite3
 
 #: WAL bytes from which a commit is followed by a checkpoint.
 CHECKPOINT_SIZE: Final = 16 << 20
@@ -50,10 +33,6 @@ _DOUBT: Final = b"!"
 #: How often another file may take the catalog's place while it is opened.
 _OPENINGS_MAX: Final = 5
 
-_NETWORK_FILESYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs"}
-)
-
 _PRAGMAS: Final = {
     "foreign_keys": 1,
     "synchronous": "full",
@@ -63,22 +42,6 @@ _PRAGMAS: Final = {
     "mmap_size": 256 << 20,
     "temp_store": "memory",
 }
-
-
-class Connection(Protocol):
-    """A raw SQLite connection."""
-
-    def execute(self, sql: str, parameters: Any = ..., /) -> Any:
-        """Run one statement."""
-        ...
-
-    def executemany(self, sql: str, parameters: Any, /) -> Any:
-        """Run one statement for many rows."""
-        ...
-
-
-class Tracked(sqlite.Connection):  # type: ignore[misc]
-    """A connection that can be referred to weakly, so that closing the catalog finds it."""
 
 
 class Catalog:
@@ -177,7 +140,7 @@ class Catalog:
             with self._locked("open"):
                 if migrations.version(conn) == 0:
                     self._refuse_lost_catalog()
-                    _refuse_network(self.path)
+                    refuse_network(self.path)
                 mode = conn.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 if mode != "wal":
                     raise Unsupported(f"{self.path}: this filesystem cannot hold a catalog (journal mode {mode})")
@@ -454,78 +417,3 @@ class WriteTransaction:
 
         if (kind, record_id) not in self.touched:
             self.touched[kind, record_id] = records.state_text(self.conn, kind, record_id)
-
-
-def _refuse_network(path: Path) -> None:
-    """Refuse a network filesystem: the shared memory beside a WAL database reaches one machine only.
-
-    Raises:
-        Unsupported: with the filesystem's type.
-    """
-    status = path.parent.stat()
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind = rest.partition(" ")[0]
-        if fields.split(" ", 3)[2] == device and kind in _NETWORK_FILESYSTEMS:
-            raise Unsupported(f"{path.parent} is on a network filesystem ({kind}): a catalog needs a local one")
-
-
-#: Words of SQLite's behind which the operating system may have refused anything.
-_VAGUE: Final = ("disk I/O error", "unable to open")
-
-#: Bytes that must fit beside the catalog: its log's beginning and the shared memory.
-_PROBE_SIZE: Final = 1 << 20
-
-#: What SQLite says of a file that is none, or of rows that its own indexes and rules contradict.
-_DAMAGE: Final = (
-    "malformed", "not a database", "constraint failed", "no such table", "no such column", "no such index", "has no column named", "Could not decode",
-    "unsupported file format", "database corruption",
-)  # fmt: skip
-
-
-def meaning(error: Exception, path: Path) -> Exception:
-    """Translate what SQLite refuses where its meaning is known."""
-    words = str(error)
-    if isinstance(error, UnicodeDecodeError):  # also of a message of SQLite's that quotes what is damaged
-        return Corrupt(f"{path} is damaged: it has text that is no UTF-8; run `lading catalog rebuild`")
-    if "locked" in words or "busy" in words:
-        return Busy(f"catalog is busy: {words}")
-    if "full" in words:
-        return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}; free some, or run gc")
-    if "readonly" in words or "read-only" in words:
-        return ReadOnly(f"{path} may not be written")
-    if any(sign in words for sign in _DAMAGE):
-        return Corrupt(f"{path} is damaged: {words}; run `lading catalog rebuild`")
-    if any(vague in words for vague in _VAGUE):
-        cause = _refused(path)
-        if cause is not None and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            return Full(f"{path}: {os.strerror(cause.errno).lower()}; free some, or run gc")
-        if cause is not None and cause.errno == errno.EFBIG:
-            return FileTooLarge(f"{path}: {os.strerror(cause.errno).lower()}")
-        if cause is not None and cause.errno == errno.EROFS:
-            return ReadOnly(f"{path} may not be written")
-    if "unable to open" in words:
-        return InvalidInput(f"{path} cannot be opened: {words}")
-    if "disk I/O error" in words:
-        return OSError(errno.EIO, os.strerror(errno.EIO), str(path))
-    return error
-
-
-def _refused(path: Path) -> OSError | None:
-    """Try what SQLite may have tried, to learn what the operating system says to it: it keeps that to itself."""
-    try:
-        end = max(os.stat(f"{path}{suffix}").st_size for suffix in ("", "-wal") if os.path.exists(f"{path}{suffix}"))
-    except (OSError, ValueError):
-        end = 0
-    probe = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
-    try:
-        descriptor = private.opened(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        try:
-            os.unlink(probe)
-            os.posix_fallocate(descriptor, end, _PROBE_SIZE)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        return error
-    return None

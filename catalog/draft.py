@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from lading.catalog import bigdata, containers, images, journal, layers, records
 from lading.catalog.content import BATCH_ROWS, LOOKUP_ROWS, batches, locate, payload_of
-from lading.catalog.database import Catalog, Connection, WriteTransaction
+from lading.catalog.database import Catalog, WriteTransaction
+from lading.catalog.engine import Connection
 from lading.catalog.journal import Head
 from lading.values import (
     CODEC_RAW,

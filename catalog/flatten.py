@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from lading.catalog.content import check_whole, entries_of_rows
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.errors import Corrupt
 from lading.values import Entry
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from lading.catalog import bigdata, names
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.values import BigData, Image, unique
 
 _SELECT = "SELECT seq, id, digest, layer, mapped_layers, names_history, metadata, created_ns, flags FROM image"

@@ -24,7 +24,7 @@ from typing import Any, Final
 from blake3 import blake3
 
 from lading import private
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.errors import Corrupt, FileTooLarge, Full
 
 #: Size from which a segment is closed by a snapshot of all live records.

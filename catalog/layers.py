@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from lading.catalog import bigdata, names
 from lading.catalog.content import LOOKUP_ROWS, batches
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.catalog.records import id_maps, id_maps_text
 from lading.errors import Corrupt
 from lading.values import Layer

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from lading.catalog import m001_initial, m002_recipe_objects, m003_damage, m004_suspects, m005_scrub
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.errors import Unsupported
 
 #: Statements of each step; step N takes a catalog from version N-1 to N.

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from lading.catalog.content import LOOKUP_ROWS, batches
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.errors import DuplicateID, DuplicateName
 from lading.values import RECORD_KINDS, RecordKind, printable, unique
 

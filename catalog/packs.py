@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from lading.catalog.content import LOOKUP_ROWS, batches, payload_of
-from lading.catalog.database import Catalog, Connection
+from lading.catalog.database import Catalog
+from lading.catalog.engine import Connection
 from lading.values import Location, PackContents
 
 #: Packs smaller than this may be merged. The index ``pack_small`` says the same.

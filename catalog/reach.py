@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from lading.catalog.content import LOOKUP_ROWS, batches
-from lading.catalog.database import Catalog, Connection
+from lading.catalog.database import Catalog
+from lading.catalog.engine import Connection
 
 #: Rows looked at, or deleted, in one transaction.
 BATCH_ROWS: Final = 5000

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from lading.catalog.database import Catalog, Connection, Tracked, meaning, peewee, sqlite
+from lading.catalog.database import Catalog
+from lading.catalog.engine import Connection, Tracked, meaning, peewee, sqlite
 from lading.errors import Busy, Corrupt, Unsupported
 
 

@@ -7,7 +7,8 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.values import BigData, Container, IDMap, Image, Layer, Record, RecordKind
 
 

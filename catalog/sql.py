@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from lading.catalog.database import Catalog, sqlite
+from lading.catalog.database import Catalog
+from lading.catalog.engine import sqlite
 from lading.errors import Busy, Corrupt, InvalidInput
 
 #: What SQLite may be asked to do while a statement is prepared: reading, functions, recursion.

@@ -124,7 +124,10 @@ _GROUPS: Final = (
         click.option("--content", is_flag=True, help="Read and hash every stored byte; goes on where it was stopped."),
         click.option("--rate", metavar="SIZE", help="With --content: stored bytes read in a second, such as 50m."),
         click.option(
-            "--for", "duration", metavar="DURATION", help="With --content: read nothing more after this time."
+            "--for",
+            "duration",
+            metavar="DURATION",
+            help="With --content: read nothing more after this time; 0: no limit.",
         ),
         click.option("--heal", is_flag=True, help="Give what is damaged its bytes back from any copy; delete nothing."),
         click.option(
@@ -167,20 +170,17 @@ def check(
         for name, seconds, looked_at in report.depths:
             output.line(f"{name}: {looked_at}, {seconds:.2f} s", err=True)
     incomplete = report.incomplete
+    healed = None
     if report.damaged and (heal or repair or force or sources):
         healed = store.heal(sources)
         for text in healed.lines():
             output.line(text, err=True)
-        if healed.unused and healed.left and (repair or force):
-            output.line("nothing is deleted: a copy that was named could not be used", err=True)
-            return FAILURE
         report = store.check(modifications=not quick, max_age_ns=age)
-    counts = {kind: len(report.ids(kind)) for kind, _ in _GROUPS}
     if not repair and not force:
         if report.findings:
-            output.line(", ".join(f"{counts[kind]} {kind} errors" for kind, _ in _GROUPS), err=True)
+            output.line(_counted(report, [kind for kind, _ in _GROUPS]), err=True)
         return FAILURE if report.findings or report.incomplete or incomplete else 0
-    failures = store.repair(report, containers_too=force)
+    failures = store.repair(report, containers_too=force, healed=healed)
     if failures:
         if as_json:
             output.emit_json([{} for _ in failures])
@@ -190,12 +190,21 @@ def check(
         output.line(failures[0], err=True)
         return FAILURE
     left = ["read-only layer", "read-only image", *([] if force else ["container"])]
+    now = report
     if report.ids("store"):  # what nobody needs any more is no damage
-        report = store.check(modifications=False, max_age_ns=age)
-    if any(counts[kind] for kind in left) or report.ids("store"):
-        output.line(", ".join(f"{counts[kind]} {kind} errors" for kind in left), err=True)
+        now = store.check(modifications=False, max_age_ns=age)
+    if any(report.ids(kind) for kind in left) or now.ids("store"):
+        output.line(_counted(report if any(report.ids(kind) for kind in left) else now, left), err=True)
         return FAILURE
-    return FAILURE if report.incomplete or incomplete else 0
+    return FAILURE if now.incomplete or incomplete else 0
+
+
+def _counted(report: CheckReport, kinds: Sequence[str]) -> str:
+    """How many of each kind have errors; those of the store itself when there are no others."""
+    counts = {kind: len(report.ids(kind)) for kind in kinds}
+    if not any(counts.values()):
+        counts["store"] = len(report.ids("store"))
+    return ", ".join(f"{count} {kind} errors" for kind, count in counts.items())
 
 
 def _show(report: CheckReport, as_json: bool) -> None:
@@ -207,6 +216,9 @@ def _show(report: CheckReport, as_json: bool) -> None:
             key: {name: [{}] * len(words) for name, words in groups.get(kind, {}).items()} for kind, key in _GROUPS
         }
         output.emit_json({key: output.sorted_map(values) for key, values in found.items()})
+        for name, messages in sorted(groups.get("store", {}).items()):  # the document has no place for these
+            for message in messages:
+                output.line(f"store {output.shown(name)}: {message}", err=True)
         return
     for kind in (*(kind for kind, _ in _GROUPS), "store"):
         for name, messages in sorted(groups.get(kind, {}).items()):

@@ -420,13 +420,23 @@ class Store:
         """
         flows.refill.check_sources(sources)
 
-    def repair(self, report: CheckReport, *, containers_too: bool = False) -> list[str]:
+    def repair(
+        self, report: CheckReport, *, containers_too: bool = False, healed: HealReport | None = None
+    ) -> list[str]:
         """Remove the images and layers, and if told to the containers, that a check found damaged.
+
+        Args:
+            report: of that check.
+            containers_too: remove damaged containers; without it, images that they use stay.
+            healed: what was given back before that check.
 
         Returns:
             A sentence for each removal that failed.
+
+        Raises:
+            InvalidInput: a copy that was named for healing could not be read, and may have what is still damaged.
         """
-        return flows.repair.repair(self._context, report, containers_too=containers_too)
+        return flows.repair.repair(self._context, report, containers_too=containers_too, healed=healed)
 
     def rejournal(self) -> list[str]:
         """Begin the journal anew from the catalog, when the journal is damaged and the catalog is sound.

@@ -109,6 +109,18 @@ that other operations wait for.
 """
 
 
+def own() -> list[str]:
+    """Calls of the library that have no counterpart, a store's first."""
+    known = {path for operations in OPERATIONS.values() for path in operations.values()}
+    found = [f"Store.{name}" for name in vars(Store)]
+    found += [f"Store.{part}.{name}" for part, kind in _PARTS.items() for name in vars(kind)]
+    return [path for path in found if "._" not in path and path not in known and not _is_value(resolve(path))]
+
+
+def _is_value(found: object) -> bool:
+    return not (callable(found) or isinstance(found, property | classmethod | staticmethod))
+
+
 def resolve(path: str) -> Any:
     """The function or property that a path names."""
     _, *steps = path.split(".")
@@ -119,10 +131,11 @@ def resolve(path: str) -> Any:
 def signature(path: str) -> str:
     """How it is called."""
     found = resolve(path)
-    shown = path.replace("Store", "store", 1)
+    is_bound = not isinstance(found, classmethod | staticmethod)
+    shown = path.replace("Store", "store", 1) if is_bound else path
     if isinstance(found, property):
         return shown
-    function = found.__func__ if isinstance(found, classmethod) else found
+    function = found if is_bound else found.__func__
     parameters = [item for name, item in inspect.signature(function).parameters.items() if name not in ("self", "cls")]
     words = []
     keywords = False
@@ -158,6 +171,9 @@ def page() -> str:
         parts += [f"## {title}\n", "| operation | call | what it does |", "| --- | --- | --- |"]
         parts += [f"| {name} | `{signature(path)}` | {summary(path)} |" for name, path in operations.items()]
         parts.append("")
+    parts += ["## Calls of our own\n", "| call | what it does |", "| --- | --- |"]
+    parts += [f"| `{signature(path)}` | {summary(path)} |" for path in own()]
+    parts.append("")
     for name, kind in OBJECTS.items():
         parts += [
             f"## {name}\n",

@@ -13,7 +13,7 @@ from typing import Final
 
 from lading.catalog import damage as catalog_damage
 from lading.catalog import reach
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.driveroptions import parse_size
 from lading.errors import Corrupt
 from lading.flows import damage, driver, journaling, modified, scrub, stores
@@ -170,11 +170,12 @@ def _bytes(
         What is damaged: packs, then objects, each once; and a sentence for whatever could not be looked at.
     """
     started = time.monotonic()
-    found, unread = [], []
+    found: list[verify.Finding] = []
     try:
-        found = _recorded_still(part, list(verify.check_presence(part.backend, packs)))
+        found, unread = damage.presence(part, packs)
+        found = _recorded_still(part, found)
     except OSError as error:
-        unread.append(f"packs could not be checked: {(error.strerror or str(error)).lower()}")
+        unread = [f"packs could not be checked: {(error.strerror or str(error)).lower()}"]
     words = f"presence, size and index of {len(packs)}"
     with part.catalog.read() as conn:
         broken = {item.pack for item in found}

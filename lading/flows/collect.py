@@ -16,7 +16,7 @@ from typing import Any, Final
 from lading.catalog import content as catalog_content
 from lading.catalog import packs as catalog_packs
 from lading.catalog import reach
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.catalog.packs import SMALL_PACK, PackUse
 from lading.errors import Busy, Full, LadingError
 from lading.flows import areas, journaling, leftovers, reserve

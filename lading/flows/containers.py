@@ -11,7 +11,8 @@ from lading.catalog import containers as catalog_containers
 from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 from lading.errors import (
     ContainerUnknown,
     InvalidBigDataName,

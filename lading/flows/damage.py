@@ -5,8 +5,9 @@ What is noted is never relied on when something is stored, so that the same cont
 
 from __future__ import annotations
 
+import errno
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,9 @@ NAMED_MAX: Final = 5
 
 #: How often an object is looked up again because a collection moved it while it was read.
 _MOVES_MAX: Final = 3
+
+#: Errors that are the same for every pack.
+_NO_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 #: Sizes of objects remembered between two recipes: those of two layers often name the same ones.
 _SIZES_MAX: Final = 100_000
@@ -162,6 +166,37 @@ def hollow(context: Context, recipes: Sequence[Location]) -> list[Finding]:
     return found
 
 
+def presence(context: Context, packs: Mapping[str, int]) -> tuple[list[Finding], list[str]]:
+    """Look whether packs are there, in their size and with a sound index.
+
+    Args:
+        context: one store.
+        packs: names and bytes.
+
+    Returns:
+        What is wrong, and a sentence for each pack that could not be looked at.
+
+    Raises:
+        OSError: this process has not the means to look at any.
+    """
+    from lading.objects.verify import check_presence
+
+    found: list[Finding] = []
+    unread: list[str] = []
+    for name, size in packs.items():
+        try:
+            found += check_presence(context.backend, {name: size})
+        except OSError as error:
+            if error.errno in _NO_MEANS:
+                raise
+            unread.append(_unread(name, error))
+    return found, unread
+
+
+def _unread(pack: str, error: OSError) -> str:
+    return f"pack {pack} could not be checked: {(error.strerror or str(error)).lower()}"
+
+
 def looked_at_again(context: Context, locations: Sequence[Location]) -> tuple[list[Finding], list[str]]:
     """Read objects that are, or may be, damaged, and note what is found, the sound ones too.
 
@@ -174,7 +209,7 @@ def looked_at_again(context: Context, locations: Sequence[Location]) -> tuple[li
         try:
             confirmed_here, sound = verified(context, context.backend, list(objects))
         except OSError as error:
-            unread.append(f"pack {name} could not be checked: {(error.strerror or str(error)).lower()}")
+            unread.append(_unread(name, error))
             continue
         record(context, [item.location for item in confirmed_here if item.location is not None], sound)
         found += confirmed_here

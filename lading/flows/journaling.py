@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from lading.catalog import chain, records
 from lading.catalog import content as catalog_content
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.catalog.journal import Head, Journal, head
 from lading.errors import Busy, Corrupt, InvalidInput
 from lading.flows.context import Context
@@ -53,15 +53,14 @@ def _store_records(context: Context, epoch: int) -> bytes:
     Returns:
         Its digest.
     """
-    with context.catalog.read() as conn:
-        lines = [_line(*record) for record in records.live(conn)]
-        ending = records.transient(conn)
-    if ending is not None:
-        lines.append(_line("transient", "", ending))
     with context.writer(floor=False) as writer:
         target = writer.stream(KIND_SNAPSHOT)
-        for line in lines:
-            target.write(line)
+        with context.catalog.read() as conn:
+            for record in records.live(conn):
+                target.write(_line(*record))
+            ending = records.transient(conn)
+        if ending is not None:
+            target.write(_line("transient", "", ending))
         digest = target.close()
         packs = writer.finish()
     catalog_content.register_packs(context.catalog, packs, epoch)

@@ -13,7 +13,7 @@ from blake3 import blake3
 from lading import private, trees
 from lading.catalog import content as catalog_content
 from lading.catalog import flatten as catalog_flatten
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.errors import InUse, Unsupported
 from lading.flows import areas, stores, views
 from lading.flows.context import Context

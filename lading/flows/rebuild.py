@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Final
 from lading.catalog import chain as journal_chain
 from lading.catalog import packs as catalog_packs
 from lading.catalog.chain import Chain
-from lading.catalog.database import Catalog, meaning, sqlite
+from lading.catalog.database import Catalog
 from lading.catalog.draft import Draft
+from lading.catalog.engine import meaning, sqlite
 from lading.catalog.journal import head
 from lading.config import Settings
 from lading.errors import Busy, Corrupt, Full, InvalidInput, LadingError, ReadOnly, Unsupported

@@ -11,7 +11,7 @@ from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.catalog import sql as catalog_sql
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.errors import InvalidInput, LayerUnknown, NotAnID
 from lading.flows import stores
 from lading.flows.context import Context

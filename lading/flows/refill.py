@@ -20,7 +20,6 @@ from lading.flows import damage, journaling, sources
 from lading.flows.context import Context
 from lading.flows.sources import Offer, Wanted
 from lading.flows.tidying import reason
-from lading.objects import verify
 from lading.values import Location, printable
 
 
@@ -69,7 +68,8 @@ def heal(context: Context, given: Sequence[str] = ()) -> HealReport:
     warnings: list[str] = []
     left = 0
     for part in context.stores[: context.writable_stores]:
-        broken = _broken(part)
+        broken, unread = _broken(part)
+        warnings += unread
         lost = sources.wanted(part)
         restored = _restore_listings(part, lost)
         if restored:
@@ -195,16 +195,21 @@ def _renew_snapshot(context: Context, lost: Wanted, healed: dict[str, int]) -> N
         healed["the catalog"] = healed.get("the catalog", 0) + 1
 
 
-def _broken(context: Context) -> list[str]:
-    """Packs that are missing, cut, or have no sound index; what is in them is looked at, and noted."""
+def _broken(context: Context) -> tuple[list[str], list[str]]:
+    """Look at packs that are missing, cut, or have no sound index, and note what is in them.
+
+    Returns:
+        Their names, and a sentence for each pack that could not be looked at: it is left as it is.
+    """
     with context.catalog.read() as conn:
         recorded = reach.recorded_packs(conn)
-    names = [finding.pack for finding in verify.check_presence(context.backend, recorded)]
+    found, unread = damage.presence(context, recorded)
+    names = [finding.pack for finding in found]
     for name in names:
         with context.catalog.read() as conn:
             objects = catalog_damage.objects_in(conn, name)
-        damage.looked_at_again(context, objects)
-    return names
+        unread += damage.looked_at_again(context, objects)[1]
+    return names, unread
 
 
 def _put_aside(context: Context, broken: Sequence[str], warnings: list[str]) -> None:

@@ -6,26 +6,36 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from lading.errors import LadingError, NotFound
+from lading.errors import InvalidInput, LadingError, NotFound
 from lading.flows import containers, driver, images, layers, mounting, stores
 from lading.flows.checking import CheckReport
 from lading.flows.context import Context
+from lading.flows.refill import HealReport
 
 #: Steps from a layer to its root are counted up to here; a chain of parents that runs in a circle ends.
 _DEPTH_MAX: Final = 100_000
 
 
-def repair(context: Context, report: CheckReport, *, containers_too: bool) -> list[str]:
+def repair(
+    context: Context, report: CheckReport, *, containers_too: bool, healed: HealReport | None = None
+) -> list[str]:
     """Remove what a report names. Nothing in stores that are only read is touched.
 
     Args:
         context: the store.
         report: of a check just made.
         containers_too: remove damaged containers. Without it, images that they use stay.
+        healed: what was given back before that check.
 
     Returns:
         A sentence for each removal that failed; things that are already gone are none.
+
+    Raises:
+        InvalidInput: something is still damaged, and a copy that the caller named could not be read to its end: it may
+            have what is missing. Nothing was removed.
     """
+    if healed is not None and healed.unused and healed.left:
+        raise InvalidInput("nothing is deleted: a copy that was named could not be used")
     failures: list[str] = []
     if containers_too:
         for container_id in report.ids("container"):

@@ -16,7 +16,7 @@ from lading.catalog import content as catalog_content
 from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
-from lading.catalog.database import Connection
+from lading.catalog.engine import Connection
 from lading.errors import LayerUnknown
 from lading.flows.context import Context
 from lading.values import Image, Layer, RecordKind

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from lading import private
 from lading.catalog import containers as catalog_containers
 from lading.catalog import layers as catalog_layers
-from lading.catalog.database import Connection, WriteTransaction
+from lading.catalog.database import WriteTransaction
+from lading.catalog.engine import Connection
 
 if TYPE_CHECKING:
     from lading.flows.context import Context

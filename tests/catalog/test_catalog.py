@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from lading import Store
 from lading.catalog import migrations
 from lading.catalog.chain import read_chain
-from lading.catalog.database import Connection
 from lading.catalog.encoding import pack_pairs, pack_regions, unpack_pairs, unpack_regions
+from lading.catalog.engine import Connection
 from lading.catalog.journal import Journal, head
 from lading.catalog.models import TABLES
 from lading.catalog.paths import path_to_text, text_to_path

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from lading.catalog import database, layers, names
+from lading.catalog import database, engine, layers, names
 from lading.catalog.chain import read_chain
-from lading.catalog.database import Catalog, sqlite
+from lading.catalog.database import Catalog
+from lading.catalog.engine import sqlite
 from lading.errors import Busy, Corrupt, Full, ReadOnly, Unsupported
 from lading.values import Layer
 from tests.catalog.conftest import open_catalog
@@ -299,10 +300,10 @@ def test_a_catalog_does_not_survive_a_fork(catalog: Catalog) -> None:
 def test_opening_loads_no_postgresql_driver() -> None:
     """Finding them costs more than everything else; the newer SQLite is taken where it is installed."""
     code = (
-        "import sys, importlib.util\nfrom lading.catalog import database\n"
+        "import sys, importlib.util\nfrom lading.catalog import engine\n"
         "assert not [name for name in sys.modules if name.startswith('psycopg')]\n"
         "wanted = 'pysqlite3.dbapi2' if importlib.util.find_spec('pysqlite3') else 'sqlite3'\n"
-        "assert database.sqlite.__name__ == wanted, database.sqlite.__name__\n"
+        "assert engine.sqlite.__name__ == wanted, engine.sqlite.__name__\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -354,7 +355,7 @@ def test_a_network_filesystem_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
         def __contains__(self, kind: object) -> bool:
             return True
 
-    monkeypatch.setattr(database, "_NETWORK_FILESYSTEMS", Everything())
+    monkeypatch.setattr(engine, "_NETWORK_FILESYSTEMS", Everything())
     with pytest.raises(Unsupported, match="network filesystem"):
         open_catalog(tmp_path / "c")
 

@@ -64,7 +64,7 @@ def test_a_container_answers_to_its_layer_but_not_to_a_prefix_of_it(catalog: Cat
 )
 def test_prefixes_are_found_as_by_looking_at_every_id(ids: list[str], prefix: str) -> None:
     """The range of the index is exactly the prefix's."""
-    from lading.catalog.database import sqlite
+    from lading.catalog.engine import sqlite
 
     conn = sqlite.connect(":memory:")
     conn.execute("CREATE TABLE layer (seq INTEGER PRIMARY KEY, id TEXT UNIQUE)")

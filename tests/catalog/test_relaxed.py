@@ -18,7 +18,8 @@ import pytest
 
 from lading.catalog import journal, layers, names
 from lading.catalog.chain import read_chain
-from lading.catalog.database import Catalog, sqlite
+from lading.catalog.database import Catalog
+from lading.catalog.engine import sqlite
 from lading.catalog.journal import Journal, head
 from lading.errors import Busy, Corrupt, LadingError
 from lading.values import Layer

@@ -154,3 +154,23 @@ def test_an_interrupted_reading_goes_on(lading: Run, tmp_path: Path) -> None:
     assert ok(lading("check", "--content")) == ""
 
     assert ok(lading("sql", "--csv", "SELECT ended IS NULL, objects_left FROM v_scrub")).split()[-1] == "0,0"
+
+
+def test_damage_of_the_store_alone_is_told_everywhere(lading: Run, layer_file: str, tmp_path: Path) -> None:
+    """No record has an error, and yet the status is 1: the reason is not left out."""
+    ok(lading("import-layer", "-f", layer_file))
+    (segment,) = (tmp_path / "root/journal").glob("*.log")
+    content = segment.read_bytes()
+    segment.write_bytes(content.replace(b"import-layer", b"import-later").replace(b'"id"', b'"ID"'))
+    assert segment.read_bytes() != content
+
+    told = lading("check")
+    assert told.returncode == 1
+    assert "store journal:\n journal: " in told.stdout
+    assert told.stderr.startswith("0 layer errors, ")
+    assert told.stderr.endswith(" 0 container errors, 1 store errors\n")
+
+    document = lading("check", "-j")
+    assert document.returncode == 1
+    assert set(json.loads(document.stdout)) == {"Layers", "ROLayers", "Images", "ROImages", "Containers"}
+    assert document.stderr.startswith("store journal: journal: ")

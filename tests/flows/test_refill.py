@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gzip
 import io
 import json
@@ -443,3 +444,36 @@ def test_hostile_bytes_in_the_cache_are_no_copy(store: Store, layer: str) -> Non
         os.close(descriptor)
     path.unlink()
     assert replace(store.check(), depths=()).findings == ()
+
+
+def test_a_pack_that_may_not_be_read_keeps_no_other_from_being_healed(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is told, nothing is done to it, and it is not counted as healed."""
+    store.layers.import_(io.BytesIO(tree({"other": b"in a pack of its own"})))
+    forbidden = damage.pack_of(store, damage.object_at(store, "other")).stem
+    store.layers.import_(io.BytesIO(TAR))
+    damage.spoil_index(store, damage.object_at(store, "d/text"))
+    damage.spoil(store, damage.object_at(store, "d/text"))
+    assert store.check().damaged
+    real = store._context.backend.size
+
+    def size(name: str) -> int | None:
+        if name == forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return real(name)
+
+    monkeypatch.setattr(store._context.backend, "size", size)
+    tar = tmp_path / "layer.tar"
+    tar.write_bytes(TAR)
+
+    report = store.heal([str(tar)])
+
+    assert report.left == 0
+    assert sum(dict(report.healed).values()) >= 1
+    assert report.warnings == (f"pack {forbidden} could not be checked: permission denied",)
+    again = store.check()
+    assert again.incomplete
+    assert [found.message for found in again.findings] == [f"pack {forbidden} could not be checked: permission denied"]
+    monkeypatch.undo()
+    assert store.check(content=True).findings == ()

@@ -17,7 +17,7 @@ from typing import TypeVar
 import pytest
 
 from lading import Settings, Store
-from lading.catalog import database, journal
+from lading.catalog import engine, journal
 from lading.errors import FileTooLarge, Full
 from lading.flows import reserve
 from tests.flows.test_gc import layer_of
@@ -303,14 +303,14 @@ def test_a_limit_on_the_size_of_files_is_told_in_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_sqlite_is_asked_what_the_system_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     """It says "disk I/O error" when its shared memory finds no room, or a quota is used up."""
-    error = database.sqlite.OperationalError("disk I/O error")
+    error = engine.sqlite.OperationalError("disk I/O error")
 
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    assert isinstance(database.meaning(error, tmp_path / "catalog.db"), OSError)
+    assert isinstance(engine.meaning(error, tmp_path / "catalog.db"), OSError)
     monkeypatch.setattr(os, "posix_fallocate", refuse)
-    found = database.meaning(error, tmp_path / "catalog.db")
+    found = engine.meaning(error, tmp_path / "catalog.db")
     assert isinstance(found, Full)
     assert not isinstance(found, FileTooLarge)
     assert os.strerror(code).lower() in str(found)
