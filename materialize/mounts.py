@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Final, Protocol
 from lading.errors import InUse, InvalidInput, LadingError, Unsupported
 from lading.materialize import syscalls
 from lading.materialize.beneath import told
+from lading.materialize.holders import holders
 from lading.materialize.imagemount import ImageAbilities, attached_images, open_image
 from lading.values import printable
 
@@ -28,9 +29,6 @@ _OPTIONS_MAX: Final = 4095
 _STRING_MAX: Final = 255
 
 _FIXED: Final = {"redirect_dir": "off", "metacopy": "off", "index": "off"}
-
-#: Processes named in a message.
-_HOLDERS_MAX: Final = 5
 
 
 class MountAbilities(ImageAbilities, Protocol):
@@ -373,38 +371,3 @@ def sync_filesystem(path: Path) -> None:
             syscalls.syncfs(descriptor)
     finally:
         os.close(descriptor)
-
-
-def holders(target: Path) -> list[str]:
-    """Name processes that work below a path: their current folder, root, open files or mapped files.
-
-    Returns:
-        ``PID (command)`` of at most a handful, this process included.
-    """
-    prefix = os.path.realpath(target)
-    found = []
-    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
-        if any(path == prefix or path.startswith(prefix + "/") for path in _paths_of(pid)):
-            found.append(f"{pid} ({_command(pid)})")
-            if len(found) >= _HOLDERS_MAX:
-                break
-    return found
-
-
-def _paths_of(pid: int) -> Iterator[str]:
-    base = f"/proc/{pid}"
-    for link in ("cwd", "root", "exe"):
-        with suppress(OSError):
-            yield os.readlink(f"{base}/{link}")
-    with suppress(OSError):
-        for name in os.listdir(f"{base}/fd"):
-            with suppress(OSError):
-                yield os.readlink(f"{base}/fd/{name}")
-
-
-def _command(pid: int) -> str:
-    try:
-        with open(f"/proc/{pid}/comm", "rb") as file:
-            return printable(file.read().strip())
-    except OSError:
-        return "?"

@@ -25,6 +25,7 @@ from lading.flows.tidying import tidying
 from lading.idmaps import NO_MAPS, MapRequest, Maps
 from lading.materialize import mounts as kernel
 from lading.materialize.cachelock import cache_lock
+from lading.materialize.holders import holders
 from lading.materialize.mounttable import MountRecord
 from lading.materialize.shift import namespace
 from lading.objects.durable import make_dir
@@ -437,9 +438,9 @@ def _detach(
                 raise
             kernel.detach(target)
     elif record is not None and not record.source:
-        holders = kernel.holders(target)
-        if holders:
-            raise InUse(f"{target} is in use by {', '.join(holders)}")
+        names = holders(target)
+        if names:
+            raise InUse(f"{target} is in use by {', '.join(names)}")
     if record is not None and record.source:
         with tidying(f"mount record of layer {layer_id}", later="it counts for nothing"):
             context.mount_table.remove(layer_id)
