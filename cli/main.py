@@ -200,10 +200,23 @@ _received: list[int] = []
 #: What is said of a signal.
 _STOPPED_BY: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
 
+#: After this many seconds a signal that was swallowed is raised once more.
+_ASK_AGAIN_S: Final = 0.01
+
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     _received.append(number)
     raise Stopped(number)
+
+
+def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Take what was raised where nothing can be: a signal asks again a moment later, and what follows one is no news."""
+    stopped = unraisable.exc_value
+    if isinstance(stopped, Stopped):
+        signal.signal(signal.SIGALRM, lambda _, frame: _stop(stopped.number, frame))
+        signal.setitimer(signal.ITIMER_REAL, _ASK_AGAIN_S)
+    elif not _received:
+        sys.__unraisablehook__(unraisable)
 
 
 def compat() -> NoReturn:
@@ -221,11 +234,15 @@ def main(arguments: Sequence[str] | None = None, program: str = "") -> NoReturn:
     for number in _STOPPED_BY:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup, or behind a shell's "&"
             signal.signal(number, _stop)
+    sys.unraisablehook = _unraisable
     # One command and out: cycles are few and small beside what a search for them costs among many rows.
     gc.set_threshold(200_000, 50, 50)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    status = run(words, program or os.path.basename(sys.argv[0]))
-    with contextlib.suppress(OSError):
+    try:
+        status = run(words, program or os.path.basename(sys.argv[0]))
+    except Stopped:  # it came just before, or when the answer was already given
+        status = _stopped(words)
+    with contextlib.suppress(OSError, Stopped):
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(status)  # everything is closed and written: taking a large heap apart would only cost time
@@ -271,6 +288,10 @@ def _run(words: list[str], program: str) -> int:
         return FAILURE
     except OSError as error:
         return _stopped(words) if _received else _fail(_os_words(error), words)
+    except Exception:
+        if not _received:
+            raise  # a mistake of this program's own
+        return _stopped(words)  # the interpreter wraps what a signal raises in places, as in a class that is being made
 
 
 def _stopped(words: list[str]) -> int:

@@ -120,6 +120,82 @@ def test_a_signal_at_any_moment_is_a_line_and_no_harm(grounds: Grounds, name: st
         grounds.assert_fine(name)
 
 
+#: A signal in the middle of making a class, as when a module is loaded: the interpreter makes another error of it.
+IN_A_CLASS = """
+import os, signal, sys
+from lading.cli.main import main
+from lading.store import Store
+class Field:
+    def __set_name__(self, owner, name):
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("the signal came late")
+def gc(store, dry_run=False):
+    class Made:
+        field = Field()
+Store.gc = gc
+main(sys.argv[1:], "lading")
+"""
+
+
+def test_a_signal_that_the_interpreter_makes_another_error_of_is_a_line(grounds: Grounds) -> None:
+    """As it does when a class is being made."""
+    process = subprocess.run(
+        [sys.executable, "-c", IN_A_CLASS, *grounds.roots, "gc"], check=False, capture_output=True, timeout=60
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (143, b"", b"terminated\n")
+    grounds.assert_fine("gc")
+
+
+#: A signal in a callback of the interpreter's, which reports what was raised in it and goes on.
+IN_A_CALLBACK = """
+import os, signal, sys, time, weakref
+from lading.cli.main import main
+from lading.store import Store
+class Thing:
+    pass
+def gc(store, dry_run=False):
+    thing = Thing()
+    watcher = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGHUP))
+    del thing
+    time.sleep(30)
+    raise AssertionError("the signal was lost")
+Store.gc = gc
+main(sys.argv[1:], "lading")
+"""
+
+#: What is left of a closed catalog when the last reference to it goes, after a signal.
+AFTER_A_SIGNAL = """
+import os, signal, sys
+from lading.cli.main import main
+from lading.store import Store
+def gc(store, dry_run=False):
+    class Left:
+        def __del__(self):
+            raise RuntimeError("nothing to be told of")
+    left = Left()
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        del left
+Store.gc = gc
+main(sys.argv[1:], "lading")
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "words"), [(IN_A_CALLBACK, 129, b"hung up\n"), (AFTER_A_SIGNAL, 143, b"terminated\n")]
+)
+def test_a_signal_where_nothing_can_be_raised_ends_the_command_all_the_same(
+    grounds: Grounds, program: str, status: int, words: bytes
+) -> None:
+    """A moment later, and with nothing but its line."""
+    process = subprocess.run(
+        [sys.executable, "-c", program, *grounds.roots, "gc"], check=False, capture_output=True, timeout=60
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (status, b"", words)
+    grounds.assert_fine("gc")
+
+
 @pytest.mark.parametrize(
     "words", [["diff", "-u", "kept"], ["sql", "SELECT * FROM v_file f1, v_file f2 LIMIT 200000"], ["changes", "kept"]]
 )
