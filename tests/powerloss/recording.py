@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from lading.materialize import loop, syscalls
+from tests.filesystems import make_filesystem
 from tests.powerloss.device import FLUSH, MARK, RECORD, WRITE
 
 #: Bytes of the disk, and how it is formatted. XFS and btrfs take no smaller one.
@@ -76,7 +77,7 @@ def recording(folder: Path, filesystem: str) -> Iterator[Recorder]:
     image = folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(size)
-    subprocess.run([*make, str(image)], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    make_filesystem(make, image)
     copy_sparse(image, folder / "base.img")
     for name in ("fuse", "root"):
         (folder / name).mkdir()

@@ -23,6 +23,7 @@ from lading.flows import lowers
 from lading.idmaps import MapRequest, Maps
 from lading.materialize import erofs, imagecache, mounts
 from lading.values import IDMap
+from tests.filesystems import make_filesystem
 from tests.flows.test_layers import taken_out
 from tests.materialize.samples import describe
 from tests.tarmake import END, directory, file, link, symlink
@@ -413,7 +414,7 @@ def reflinks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     image, folder = tmp_path / "fs", tmp_path / "mounted"
     image.touch()
     os.truncate(image, 400 << 20)
-    subprocess.run([f"mkfs.{request.param}", "-q", image], check=True, stdout=subprocess.DEVNULL)
+    make_filesystem([f"mkfs.{request.param}", "-q"], image)
     folder.mkdir()
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     try:
@@ -466,7 +467,7 @@ def test_a_full_disk_while_building_is_told_and_leaves_nothing(tmp_path: Path) -
     image, folder = tmp_path / "fs", tmp_path / "mounted"
     image.touch()
     os.truncate(image, 64 << 20)
-    subprocess.run(["mkfs.ext4", "-q", image], check=True)
+    make_filesystem(["mkfs.ext4", "-q"], image)
     folder.mkdir()
     subprocess.run(["mount", "-o", "loop", image, folder], check=True)
     try:

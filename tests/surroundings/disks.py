@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.filesystems import make_filesystem
+
 #: Kind of filesystem, and its smallest useful size in MiB: xfs cannot be smaller.
 KINDS = {"ext4": 64, "xfs": 320, "tmpfs": 64}
 
@@ -24,10 +26,10 @@ def disk(kind: str, place: Path, *, inodes: int | None = None) -> Iterator[Path]
         with image.open("wb") as file:
             file.truncate(KINDS[kind] << 20)
         make = {
-            "ext4": ["mkfs.ext4", "-q", "-m", "0", *(["-N", str(inodes)] if inodes else []), str(image)],
-            "xfs": ["mkfs.xfs", "-q", str(image)],
+            "ext4": ["mkfs.ext4", "-q", "-m", "0", *(["-N", str(inodes)] if inodes else [])],
+            "xfs": ["mkfs.xfs", "-q"],
         }[kind]
-        subprocess.run(make, check=True, stdout=subprocess.DEVNULL)
+        make_filesystem(make, image)
         subprocess.run(["mount", "-o", "loop", image, point], check=True)
     try:
         yield point
