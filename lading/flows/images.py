@@ -286,7 +286,7 @@ def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Call
     """Delete an image and those of the layers that still nothing else needs, as far as may be in one commit."""
     with areas.released(context, doomed):
         if context.writable_stores > 1:
-            return _delete_apart(context, image, doomed)
+            return _delete_apart(context, image, doomed, unmoved)
         with context.catalog.write("delete-image", durable=True) as tx:
             unmoved()
             present = catalog_images.get_image(tx.conn, image.id)
@@ -302,12 +302,10 @@ def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Call
     return still
 
 
-def _delete_apart(context: Context, image: Image, doomed: Sequence[str]) -> list[str]:
+def _delete_apart(context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None]) -> list[str]:
     """The same where records are in two stores: the image first, so that a kill leaves layers that nothing names."""
-    for part in context.stores[: context.writable_stores]:
-        with part.catalog.write("delete-image", durable=True) as tx:
-            if catalog_images.get_image(tx.conn, image.id) is not None:
-                catalog_images.delete_image(tx, image.id)
+    if not _delete_record(context, image.id, unmoved):
+        raise stores.Moved
     still = [layer_id for layer_id in doomed_layers(context, image) if layer_id in doomed]
     for layer_id in still:
         for part in context.stores[: context.writable_stores]:
@@ -317,24 +315,34 @@ def _delete_apart(context: Context, image: Image, doomed: Sequence[str]) -> list
     return still
 
 
-def delete_record(context: Context, image_id: str, unmoved: Callable[[], None] = stores.as_meant) -> None:
+def delete_record(context: Context, image_id: str, unmoved: Callable[[], None] = stores.as_meant) -> bool:
     """Delete an image's record and data alone.
 
     Args:
         context: the store.
         image_id: which.
-        unmoved: called in the transaction; raises ``stores.Moved`` when another one was meant.
+        unmoved: called in the first transaction; raises ``stores.Moved`` when another one was meant.
+
+    Returns:
+        False when there was none of this id.
     """
     context.need_writable()
-    context.with_room(lambda: _delete_record(context, image_id, unmoved))
+    deleted = context.with_room(lambda: _delete_record(context, image_id, unmoved))
     directories.remove(context, "image", image_id)
+    return deleted
 
 
-def _delete_record(context: Context, image_id: str, unmoved: Callable[[], None]) -> None:
+def _delete_record(context: Context, image_id: str, unmoved: Callable[[], None]) -> bool:
+    deleted = False
     for part in context.stores[: context.writable_stores]:
         with part.catalog.read() as conn:
             if catalog_images.get_image(conn, image_id) is None:
                 continue
-        with part.catalog.write("delete", durable=True) as tx:
-            unmoved()
+        with part.catalog.write("delete-image", durable=True) as tx:
+            if catalog_images.get_image(tx.conn, image_id) is None:  # another process was faster
+                continue
+            if not deleted:  # once the first is gone, the reference leads elsewhere
+                unmoved()
             catalog_images.delete_image(tx, image_id)
+            deleted = True
+    return deleted

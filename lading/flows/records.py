@@ -12,7 +12,7 @@ from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
 from lading.catalog import sql as catalog_sql
 from lading.catalog.engine import Connection
-from lading.errors import InvalidInput, LayerUnknown, NotAnID
+from lading.errors import InvalidInput, LayerUnknown, NotALayer, NotAnID
 from lading.flows import stores
 from lading.flows.context import Context
 from lading.values import RECORD_KINDS, Container, Image, Layer, Record, RecordKind, check_record_id, printable, unique
@@ -215,9 +215,13 @@ def _delete(context: Context, ref: str) -> None:
         case ("container", _, record_id):
             containers.delete_found(context, record_id, unmoved, with_layer=True)
         case ("image", _, record_id):
-            images.delete_record(context, record_id, unmoved)
+            if not images.delete_record(context, record_id, unmoved):
+                raise stores.Moved
         case (_, _, record_id):
-            layers.delete_unchecked(context, record_id, unmoved)
+            try:
+                layers.delete_unchecked(context, record_id, unmoved)
+            except NotALayer:  # another process deleted it between the look-up and here
+                raise stores.Moved from None
 
 
 def multi_list(context: Context, kinds: Collection[RecordKind]) -> tuple[list[Layer], list[Image], list[Container]]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blake3 import blake3
 
 from lading import private
-from lading.errors import InvalidInput, LayerUsedByContainer
+from lading.errors import InvalidInput, LayerUsedByContainer, NotAContainer, NotALayer
 from lading.flows import areas, containers, images, layers, mounting
 from lading.flows.context import Context
 from lading.locks import file_lock
@@ -17,16 +17,21 @@ from lading.values import printable
 
 
 def wipe(context: Context) -> None:
-    """Delete containers, then images, then layers, youngest first. Bytes go with the next collection."""
+    """Delete containers, then images, then layers, youngest first. Bytes go with the next collection.
+
+    What another process deletes meanwhile is as gone as it should be.
+    """
     context.need_writable()
     for container in containers.list_all(context):
-        containers.delete(context, container.id)
+        with suppress(NotAContainer):
+            containers.delete(context, container.id)
     for image in images.list_all(context):
         if not image.read_only:
             images.delete_record(context, image.id)
     for layer in reversed(layers.list_all(context)):
         if not layer.read_only:
-            layers.delete_unchecked(context, layer.id)
+            with suppress(NotALayer):
+                layers.delete_unchecked(context, layer.id)
     areas.collect_debris(context, dry_run=False)
 
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lading import Store
+from lading.config import Settings
 from tests.concurrency.processes import Crew, Line, stopping_at
 
 #: Looked up, and nothing changed yet.
 BEFORE_CHANGE = "lading.catalog.database:Catalog.write"
 
+#: The same, and no lock of a layer held.
+BEFORE_LOCK = ("lading.flows.areas:released", BEFORE_CHANGE)
 
-def call(store: Store, line: Line, verb: str, args: tuple[object, ...], target: str = BEFORE_CHANGE) -> object:
-    """Call a verb of the store by its dotted name, stopping at its first change."""
+
+def call(store: Store, line: Line, verb: str, args: tuple[object, ...], *targets: str) -> object:
+    """Call a verb of the store by its dotted name, stopping at the first of the targets, or at its first change."""
     found: object = store
     for step in verb.split("."):
         found = getattr(found, step)
-    with stopping_at(line, target):
+    with stopping_at(line, *targets or (BEFORE_CHANGE,)):
         result = found(*args)  # type: ignore[operator]
     return getattr(result, "id", result)
 
@@ -95,6 +101,40 @@ def test_a_container_that_has_the_name_is_deleted(crew: Crew) -> None:
     moved_meanwhile(crew, "containers.delete", "n")
     with Store.open(crew.root, run=crew.run) as store:
         assert [container.id for container in store.containers.all()] == ["old"]
+
+
+@pytest.mark.parametrize(
+    ("verb", "targets"),
+    [
+        ("delete", ("lading.flows.{kind}s:{delete}",)),
+        ("delete", BEFORE_LOCK),
+        ("{kind}s.delete", BEFORE_LOCK),
+    ],
+)
+@pytest.mark.parametrize(
+    ("kind", "delete", "unknown"),
+    [
+        ("layer", "delete_unchecked", "NotALayer"),
+        ("image", "delete_record", "NotAnImage"),
+        ("container", "delete_found", "NotAContainer"),
+    ],
+)
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_another_process_deleted_is_not_deleted_again(
+    crew: Crew, tmp_path: Path, verb: str, targets: tuple[str, ...], kind: str, delete: str, unknown: str, apart: bool
+) -> None:
+    """The second one is told what it would have been told of a thing that never was."""
+    settings: dict[str, Any] = {"image_store": str(tmp_path / "images")} if apart else {}
+    with Store.open(crew.root, run=crew.run, settings=Settings(**settings)) as store:
+        store.layers.create(id="layer")
+        store.images.create("", id="image")
+        store.containers.create(id="container")
+        stops = [target.format(kind=kind, delete=delete) for target in targets]
+        worker = crew.hire(**settings).start(call, verb.format(kind=kind), (kind,), *stops)
+        assert worker.heard() == "there"
+        store.delete(kind)
+        worker.go_on()
+        assert worker.outcome() == ("LayerUnknown" if verb == "delete" else unknown)
 
 
 def test_a_container_is_made_on_the_image_as_it_is(both: Crew) -> None:
