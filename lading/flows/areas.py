@@ -23,6 +23,7 @@ from lading.flows.context import Context
 from lading.flows.tidying import tidying
 from lading.idmaps import NO_MAPS, Maps
 from lading.locks import file_lock
+from lading.materialize import mounts as kernel
 from lading.materialize.beneath import remove_tree
 from lading.materialize.mounttable import MountRecord
 from lading.objects.durable import make_dir, translating, write_durably
@@ -70,9 +71,16 @@ def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
     from lading.flows import mounting
 
     with locked(context, layer_ids, "delete"):
-        for layer_id in layer_ids:
-            mounting.unmount_all(context, layer_id)
-        yield
+        written: list[Path] = []
+        try:
+            for layer_id in layer_ids:
+                written += mounting.unmount_all(context, layer_id)
+            yield
+        except BaseException:
+            # They live on, unmounted: what was written to them is now as durable as unmounting makes it.
+            for area in written:
+                kernel.sync_filesystem(area)
+            raise
         for layer_id in layer_ids:
             with tidying(f"write areas of layer {layer_id}"):
                 remove_unused(context, layer_id, keep=_current_number(context, layer_id))

@@ -130,7 +130,7 @@ def create(context: Context, wanted: NewImage) -> Image:
             kept = [item for item in model.big_data if item.key not in wanted.big_data]
             items = bigdata.copy_items(stores.home(context, model), target, kept, epoch)
         items += bigdata.store_items(target, wanted.big_data, epoch)
-        with target.catalog.write("create-image") as tx:
+        with stores.changing(context, target, "create-image") as tx:
             if layer is not None and stores.layer_by_id(context, layer.id, layer.origin) is None:
                 raise LayerUnknown()
             image = replace(
@@ -166,7 +166,7 @@ def pulled_up(context: Context, image_id: str) -> Image:
     target.need_writable()
     with target.epochs.shared() as epoch:
         items = bigdata.copy_items(stores.home(context, model), target, model.big_data, epoch)
-        with target.catalog.write("pull-up") as tx:
+        with stores.changing(context, target, "pull-up") as tx:
             catalog_images.create_image(tx, replace(model, names=(), mapped_layers=()))
             bigdata.put_items(tx, "image", model.id, items)
             catalog_names.set_names(tx, "image", model.id, model.names)
@@ -303,15 +303,30 @@ def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Call
 
 
 def _delete_apart(context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None]) -> list[str]:
-    """The same where records are in two stores: the image first, so that a kill leaves layers that nothing names."""
-    if not _delete_record(context, image.id, unmoved):
-        raise stores.Moved
-    still = [layer_id for layer_id in doomed_layers(context, image) if layer_id in doomed]
-    for layer_id in still:
-        for part in context.stores[: context.writable_stores]:
-            with part.catalog.write("delete-image", durable=True) as tx:
-                if catalog_layers.get_layer(tx.conn, layer_id) is not None:
-                    layers.delete_rows(tx, layer_id)
+    """The same where records are in two stores.
+
+    The image store commits first, so that a kill between the two leaves layers that nothing names. The main store's
+    transaction is open all the time: containers are recorded only there.
+    """
+    main, apart = context.stores[: context.writable_stores]
+    with (
+        main.catalog.write("delete-image", durable=True) as tx,
+        apart.catalog.write("delete-image", durable=True) as tx_apart,
+    ):
+        unmoved()
+        present = stores.image_by_id(context, image.id)
+        if present is None:
+            raise NotAnImage()
+        refuse_used(context, present)
+        still = doomed_layers(context, present)
+        if not set(still) <= set(doomed):  # another image that had them has gone: their locks are needed, too
+            raise stores.Moved
+        for each in (tx_apart, tx):
+            if catalog_images.get_image(each.conn, present.id) is not None:
+                catalog_images.delete_image(each, present.id)
+            for layer_id in still:
+                if catalog_layers.get_layer(each.conn, layer_id) is not None:
+                    layers.delete_rows(each, layer_id)
     return still
 
 
@@ -338,7 +353,7 @@ def _delete_record(context: Context, image_id: str, unmoved: Callable[[], None])
         with part.catalog.read() as conn:
             if catalog_images.get_image(conn, image_id) is None:
                 continue
-        with part.catalog.write("delete-image", durable=True) as tx:
+        with stores.changing(context, part, "delete-image", durable=True) as tx:
             if catalog_images.get_image(tx.conn, image_id) is None:  # another process was faster
                 continue
             if not deleted:  # once the first is gone, the reference leads elsewhere

@@ -121,7 +121,7 @@ def create(context: Context, wanted: NewLayer) -> Layer:
         fresh = _like_template(context, wanted, fresh, parent, target)
     with target.epochs.shared() as epoch:
         items = bigdata.store_items(target, wanted.big_data, epoch)
-        with target.catalog.write("create-layer") as tx:
+        with stores.changing(context, target, "create-layer") as tx:
             layer = insert(context, tx, fresh, parent, wanted.request)
             bigdata.put_items(tx, "layer", layer.id, items)
             return _as_seen(context, target, tx, layer.id)
@@ -253,7 +253,7 @@ def import_layer(
 
     with ingesting(target, stream, expected=expected, diff_id=diff_id, progress=progress) as diff:
         items = bigdata.store_items(target, wanted.big_data, diff.epoch)
-        with target.catalog.write("import-layer") as tx:
+        with stores.changing(context, target, "import-layer") as tx:
             key = diff.commit(tx)
             layer = insert(
                 context, tx, fresh, parent, wanted.request, kind="read-only" if wanted.read_only else "read-write"
@@ -387,7 +387,7 @@ def delete_unchecked(context: Context, layer_id: str, unmoved: Callable[[], None
 def _delete(context: Context, layer: Layer, unmoved: Callable[[], None], *, checked: bool) -> None:
     target = stores.home(context, layer)
     target.need_writable()
-    with areas.released(context, [layer.id]), target.catalog.write("delete-layer", durable=True) as tx:
+    with areas.released(context, [layer.id]), stores.changing(context, target, "delete-layer", durable=True) as tx:
         unmoved()
         if catalog_layers.get_layer(tx.conn, layer.id) is None:
             raise NotALayer()

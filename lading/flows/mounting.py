@@ -448,11 +448,16 @@ def _detach(
         context.mount_table.remove(layer_id)
 
 
-def unmount_all(context: Context, layer_id: str) -> None:
-    """Unmount a layer that is about to be deleted; the caller holds its lock."""
+def unmount_all(context: Context, layer_id: str) -> Sequence[Path]:
+    """Unmount a layer that is about to be deleted; the caller holds its lock.
+
+    Returns:
+        Its write areas, which are not synced.
+    """
     record = context.mount_table.get(layer_id)
     if record is not None or kernel.is_mounted(context.mount_table.mount_point(layer_id)):
         _detach(context, layer_id, record, keep=False)
+    return [area for area in record.areas if area.is_dir()] if record is not None else []
 
 
 def mounted(context: Context, ref: str) -> int:

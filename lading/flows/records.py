@@ -186,7 +186,9 @@ def _find_writable(context: Context, ref: str, order: Sequence[RecordKind]) -> t
     """Resolve a reference over several kinds, in the stores that may be written to."""
     with stores.snapshot(context):
         for kind in order:
-            for origin in range(context.writable_stores):
+            for origin in stores.origins(context, kind):
+                if origin >= context.writable_stores:
+                    continue
                 with context.stores[origin].catalog.read() as conn:
                     found = catalog_names.resolve(conn, kind, ref)
                 if found is not None:

@@ -7,7 +7,7 @@ to a store that is only beside.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
@@ -16,13 +16,18 @@ from lading.catalog import content as catalog_content
 from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
+from lading.catalog.database import WriteTransaction
 from lading.catalog.engine import Connection
-from lading.errors import LayerUnknown
+from lading.errors import Busy, LayerUnknown
 from lading.flows.context import Context
 from lading.values import Image, Layer, RecordKind
 
 #: Digests whose places are looked up together when there are several stores.
 LOOKUP: int = 256
+
+#: How often a reference is looked up again. Each time another process has to change a record between two steps of this
+#: one, so so many in a row are a mistake of this program's own.
+MOVES_MAX: int = 1000
 
 Result = TypeVar("Result")
 
@@ -36,12 +41,14 @@ def settled(act: Callable[[], Result]) -> Result:
 
     Args:
         act: raises ``Moved``, having changed nothing, when its transaction finds another record.
+
+    Raises:
+        Busy: they never stopped moving.
     """
-    while True:
-        try:
+    for _ in range(MOVES_MAX):
+        with suppress(Moved):
             return act()
-        except Moved:
-            continue
+    raise Busy("the records asked for change faster than they can be looked up; try again")
 
 
 def as_meant() -> None:
@@ -55,6 +62,29 @@ def snapshot(context: Context) -> Iterator[None]:
         for part in context.stores:
             stack.enter_context(part.catalog.read())
         yield
+
+
+@contextmanager
+def changing(context: Context, part: Context, verb: str, *, durable: bool = False) -> Iterator[WriteTransaction]:
+    """Change records of one store that those of another one may name, or that name one there.
+
+    Where images are in a store of their own, whoever changes it holds the main store's writer lock as well: what was
+    looked up there, that no container is made of an image, or that a layer is still there, stays true up to the commit.
+    The main store's lock comes first, always.
+
+    Args:
+        context: the store as a whole.
+        part: the one whose records change.
+        verb: what is done.
+        durable: see :meth:`lading.catalog.database.Catalog.write`.
+
+    Raises:
+        Busy: another writer held a lock for too long.
+    """
+    with ExitStack() as stack:
+        if part is not context:
+            stack.enter_context(context.catalog.exclusive(verb))
+        yield stack.enter_context(part.catalog.write(verb, durable=durable))
 
 
 def home(context: Context, record: Layer | Image) -> Context:
@@ -146,7 +176,7 @@ def find_any(context: Context, ref: str, order: Sequence[RecordKind]) -> tuple[R
     """
     with snapshot(context):
         for kind in order:
-            for origin in _origins(context, kind):
+            for origin in origins(context, kind):
                 with context.stores[origin].catalog.read() as conn:
                     found = catalog_names.resolve(conn, kind, ref)
                 if found is not None:
@@ -154,7 +184,8 @@ def find_any(context: Context, ref: str, order: Sequence[RecordKind]) -> tuple[R
     return None
 
 
-def _origins(context: Context, kind: RecordKind) -> Sequence[int]:
+def origins(context: Context, kind: RecordKind) -> Sequence[int]:
+    """The stores that have records of a kind, in the order of looking."""
     match kind:
         case "layer":
             return range(len(context.stores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 
 from lading import Store
 from lading.config import Settings
+from lading.errors import LayerUnknown, NotAContainer, NotAnID
 from tests.concurrency.processes import Crew, Line, stopping_at
 
 #: Looked up, and nothing changed yet.
 BEFORE_CHANGE = "lading.catalog.database:Catalog.write"
 
 #: The same, and no lock of a layer held.
-BEFORE_LOCK = ("lading.flows.areas:released", BEFORE_CHANGE)
+BEFORE_LOCK = ("lading.flows.areas:released", "lading.flows.stores:changing", BEFORE_CHANGE)
 
 
 def call(store: Store, line: Line, verb: str, args: tuple[object, ...], *targets: str) -> object:
@@ -135,6 +137,84 @@ def test_what_another_process_deleted_is_not_deleted_again(
         store.delete(kind)
         worker.go_on()
         assert worker.outcome() == ("LayerUnknown" if verb == "delete" else unknown)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_an_image_that_got_a_container_meanwhile_stays(crew: Crew, tmp_path: Path, apart: bool) -> None:
+    """Also where images are in a store of their own, and containers are not."""
+    settings: dict[str, Any] = {"image_store": str(tmp_path / "images")} if apart else {}
+    with Store.open(crew.root, run=crew.run, settings=Settings(**settings)) as store:
+        store.layers.create(id="layer", read_only=True)
+        store.images.create("layer", id="image")
+        worker = crew.hire(**settings).start(call, "images.delete", ("image",), *BEFORE_LOCK)
+        assert worker.heard() == "there"
+        store.containers.create("image", id="container")
+        worker.go_on()
+        assert worker.outcome() == "ImageUsedByContainer"
+        assert store.layers.get(store.containers.get("container").layer).parent == "layer"
+        assert store.check().findings == ()
+        store.wipe()
+
+
+@pytest.mark.parametrize(
+    ("verb", "args", "target"),
+    [
+        ("images.delete", ("image",), "lading.catalog.images:delete_image"),
+        ("layers.delete", ("bare",), "lading.flows.layers:delete_rows"),
+    ],
+)
+def test_nothing_is_made_on_what_is_being_deleted_from_an_image_store(
+    crew: Crew, tmp_path: Path, verb: str, args: tuple[str], target: str
+) -> None:
+    """What names a record of another store waits for whoever is about to delete it, and is refused."""
+    settings: dict[str, Any] = {"image_store": str(tmp_path / "images")}
+    with Store.open(crew.root, run=crew.run, settings=Settings(**settings)) as store:
+        for id in ("layer", "bare"):
+            store.layers.create(id=id, read_only=True)
+        store.images.create("layer", id="image")
+        deleter = crew.hire(**settings).start(call, verb, args, target)
+        assert deleter.heard() == "there"
+        makers = [
+            crew.hire(**settings).start(call_at_once, *job)
+            for job in (("containers.create", ("image",)), ("layers.create", ("bare",)), ("images.create", ("bare",)))
+        ]
+        for maker in makers:
+            assert maker.heard() == "began"
+        time.sleep(0.2)  # they have looked up what they build on, and wait
+        deleter.go_on()
+        assert deleter.outcome() == "done"
+        failed = [maker.outcome() for maker in makers]
+        assert failed == (
+            ["ImageUnknown", "done", "done"] if verb == "images.delete" else ["done", *["LayerUnknown"] * 2]
+        )
+        assert store.check().findings == ()
+        store.wipe()
+
+
+def call_at_once(store: Store, line: Line, verb: str, args: tuple[object, ...]) -> None:
+    line.tell("began")
+    found: object = store
+    for step in verb.split("."):
+        found = getattr(found, step)
+    found(*args)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("verb", ["delete", "containers.delete"])
+def test_a_container_in_what_is_used_as_an_image_store_is_not_seen(crew: Crew, tmp_path: Path, verb: str) -> None:
+    """Containers are those of the main store alone, for deleting as well."""
+    images = tmp_path / "images"
+    with Store.open(images, run=crew.run) as store:
+        store.containers.create(id="container")
+    with Store.open(crew.root, run=crew.run, settings=Settings(image_store=str(images))) as store:
+        found: object = store
+        for step in verb.split("."):
+            found = getattr(found, step)
+        with pytest.raises(LayerUnknown if verb == "delete" else NotAContainer):
+            found("container")  # type: ignore[operator]
+        with pytest.raises(NotAnID):
+            store.set_metadata("container", "text")
+    with Store.open(images, run=crew.run) as store:
+        assert store.containers.get("container").metadata == ""
 
 
 def test_a_container_is_made_on_the_image_as_it_is(both: Crew) -> None:

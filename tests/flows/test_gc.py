@@ -143,8 +143,8 @@ def test_an_interrupted_ingest_is_collected(store: Store) -> None:
     catalog = store._context.catalog
     write = catalog.write
 
-    def failing(verb: str) -> object:
-        raise Interrupted(verb)
+    def failing(verb: str, *, durable: bool) -> object:
+        raise Interrupted(verb, durable)
 
     catalog.write = failing  # type: ignore[method-assign, assignment]
     with pytest.raises(Interrupted):
