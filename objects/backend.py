@@ -59,7 +59,11 @@ class PackBackend(Protocol):
         ...
 
     def size(self, name: str) -> int | None:
-        """Tell a pack's bytes; None when it is not there, which is no error."""
+        """Tell a pack's bytes; None when it is not there, which is no error.
+
+        Raises:
+            PackUnreadable: its bytes are lost, as for :meth:`read`.
+        """
         ...
 
     def delete(self, name: str) -> bool:

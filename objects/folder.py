@@ -58,9 +58,7 @@ class FolderBackend:
             finally:
                 os.close(duplicate)
         except OSError as error:
-            if error.errno in _LOST:
-                raise PackUnreadable(name, os.strerror(error.errno or 0).lower()) from error
-            raise
+            raise _meaning(name, error) from error
 
     def _descriptor(self, name: str) -> int:
         found = self._open.get(name)
@@ -82,6 +80,8 @@ class FolderBackend:
             return self.path(name).stat(follow_symlinks=False).st_size
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise _meaning(name, error) from error
 
     def delete(self, name: str) -> bool:
         """Remove a pack's file. Its folder stays: another process may be about to publish into it."""
@@ -92,7 +92,7 @@ class FolderBackend:
         path = self.path(name)
         try:
             os.unlink(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         fsync_dir(path.parent)
         return True
@@ -114,6 +114,11 @@ class FolderBackend:
         with self._lock:
             while self._open:
                 os.close(self._open.popitem()[1])
+
+
+def _meaning(name: str, error: OSError) -> PackUnreadable | OSError:
+    """What an error says of a pack: that its bytes are lost, or nothing."""
+    return PackUnreadable(name, os.strerror(error.errno or 0).lower()) if error.errno in _LOST else error
 
 
 def _read_all(name: str, descriptor: int, offset: int, size: int) -> bytes:

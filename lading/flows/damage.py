@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from lading.catalog import content as catalog_content
 from lading.catalog import damage as catalog_damage
 from lading.errors import Busy, Corrupt, Full, ReadOnly
-from lading.objects.backend import PackMissing
+from lading.objects.backend import PackMissing, PackUnreadable
 from lading.values import KIND_RECIPE, Location, printable
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NAMED_MAX: Final = 5
 _MOVES_MAX: Final = 3
 
 #: Errors that are the same for every pack.
-_NO_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+NO_MEANS: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 #: Sizes of objects remembered between two recipes: those of two layers often name the same ones.
 _SIZES_MAX: Final = 100_000
@@ -187,7 +187,7 @@ def presence(context: Context, packs: Mapping[str, int]) -> tuple[list[Finding],
         try:
             found += check_presence(context.backend, {name: size})
         except OSError as error:
-            if error.errno in _NO_MEANS:
+            if error.errno in NO_MEANS:
                 raise
             unread.append(_unread(name, error))
     return found, unread
@@ -225,7 +225,7 @@ def any_noted(context: Context) -> bool:
 class Counted:
     """Tells which objects need not be stored: those that are recorded, and whose pack is there in its full size.
 
-    Each pack is looked at once. A pack that is missing or cut is noted as damaged, so that what is stored again takes
+    Each pack is looked at once. A pack that is missing, cut or unreadable is noted as damaged, so that what is stored again takes
     its objects' places.
     """
 
@@ -239,9 +239,15 @@ class Counted:
             found = catalog_damage.packs_of(conn, digests)
         for name, size in sorted(set(found.values())):
             if name not in self._sound:
-                self._sound[name] = self._context.backend.size(name) == size or self._was_replaced(name)
+                self._sound[name] = self._is_whole(name, size) or self._was_replaced(name)
         missing = {digest for digest, (name, _) in found.items() if not self._sound[name]}
         return found.keys() - missing
+
+    def _is_whole(self, name: str, size: int) -> bool:
+        try:
+            return self._context.backend.size(name) == size
+        except PackUnreadable:
+            return False
 
     def _was_replaced(self, name: str) -> bool:
         """Note a pack's objects as damaged, unless a collection has forgotten the pack since it was looked up."""

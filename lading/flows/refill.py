@@ -204,11 +204,14 @@ def _broken(context: Context) -> tuple[list[str], list[str]]:
     with context.catalog.read() as conn:
         recorded = reach.recorded_packs(conn)
     found, unread = damage.presence(context, recorded)
-    names = [finding.pack for finding in found]
-    for name in names:
+    names = []
+    for name in dict.fromkeys(finding.pack for finding in found):
         with context.catalog.read() as conn:
             objects = catalog_damage.objects_in(conn, name)
-        unread += damage.looked_at_again(context, objects)[1]
+        sentences = damage.looked_at_again(context, objects)[1]
+        if not sentences:  # else nobody knows what is sound in it
+            names.append(name)
+        unread += sentences
     return names, unread
 
 

@@ -19,6 +19,7 @@ from lading.catalog import content as catalog_content
 from lading.catalog import damage as catalog_damage
 from lading.errors import Corrupt, InvalidInput, LadingError
 from lading.flows.context import Context
+from lading.flows.damage import NO_MEANS
 from lading.values import KIND_LISTING, KIND_RECIPE, Location, Readable, printable
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def wanted(context: Context) -> Wanted:
         places = {item.digest: item for item in catalog_damage.damaged(conn)}
         missing = catalog_damage.without_recipe(conn)
         recipes: dict[str, bytes | None] = dict(catalog_damage.damaged_recipes(conn))
-    hollow = {item.digest for item in places.values() if item.kind == KIND_RECIPE and _is_sound(context, item)}
+    hollow = {item.digest for item in places.values() if item.kind == KIND_RECIPE and _is_known_sound(context, item)}
     return Wanted(places, recipes | dict.fromkeys(missing), hollow)
 
 
@@ -116,6 +117,16 @@ def _is_sound(context: Context, item: Location) -> bool:
     from lading.objects.verify import verify_objects
 
     return not list(verify_objects(context.backend, [item], workers=1))
+
+
+def _is_known_sound(context: Context, item: Location) -> bool:
+    """The same; what may not be read is not known to be sound."""
+    try:
+        return _is_sound(context, item)
+    except OSError as error:
+        if error.errno in NO_MEANS:
+            raise
+        return False
 
 
 def from_listings(context: Context, writer: ObjectWriter, lost: Wanted) -> None:

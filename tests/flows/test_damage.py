@@ -181,6 +181,29 @@ def test_an_unreadable_pack_is_damage(store: Store, monkeypatch: pytest.MonkeyPa
     assert len(list(store.query("SELECT * FROM v_damaged")[1])) == 1
 
 
+@pytest.mark.parametrize("how", ["again", "heal"])
+def test_what_lies_where_a_pack_cannot_even_be_looked_at_is_damage(store: Store, tmp_path: Path, how: str) -> None:
+    """Something else took its folder's place: the bytes are lost, and the same content gives them back."""
+    layer = store.layers.import_(io.BytesIO(SMALL))
+    folder = damage.pack_of(store, damage.object_at(store, "etc/b")).parent
+    folder.rename(tmp_path / "elsewhere")
+    folder.write_bytes(b"no folder")
+    store._context.backend.close()
+
+    report = store.check()
+
+    assert (report.incomplete, report.damaged > 0) == (False, True)
+    assert layer.id in {finding.id for finding in report.findings if finding.kind == "layer"}
+    if how == "again":
+        store.layers.import_(io.BytesIO(SMALL))
+    else:
+        tar = tmp_path / "layer.tar"
+        tar.write_bytes(SMALL)
+        assert store.heal([str(tar)]).left == 0
+    assert taken_out(store, layer.id) == SMALL
+    folder.unlink()
+
+
 def test_what_may_not_be_read_is_no_damage_and_no_success(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A check that could not look says so."""
     store.layers.import_(io.BytesIO(SMALL))

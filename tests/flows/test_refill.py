@@ -446,34 +446,51 @@ def test_hostile_bytes_in_the_cache_are_no_copy(store: Store, layer: str) -> Non
     assert replace(store.check(), depths=()).findings == ()
 
 
+def unreadable(monkeypatch: pytest.MonkeyPatch, store: Store, forbidden: str, name: str) -> None:
+    """Let a call of the store's backend fail for one pack, as for want of a permission."""
+    backend = store._context.backend
+    real = getattr(backend, name)
+
+    def refused(pack: str, *args: int) -> object:
+        if pack == forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(backend.path(pack)))
+        return real(pack, *args)
+
+    monkeypatch.setattr(backend, name, refused)
+
+
+@pytest.mark.parametrize("call", ["size", "_descriptor"])
+@pytest.mark.parametrize("how", ["sound", "recipe", "cut"])
 def test_a_pack_that_may_not_be_read_keeps_no_other_from_being_healed(
-    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, how: str
 ) -> None:
-    """It is told, nothing is done to it, and it is not counted as healed."""
-    store.layers.import_(io.BytesIO(tree({"other": b"in a pack of its own"})))
-    forbidden = damage.pack_of(store, damage.object_at(store, "other")).stem
+    """It is told, nothing is done to it, and it is not counted as healed; also when it is damaged itself."""
+    first = store.layers.import_(io.BytesIO(tree({"other": b"in a pack of its own"})))
+    inside = damage.recipe_of(store, first.diff_digest) if how == "recipe" else damage.object_at(store, "other")
+    pack = damage.pack_of(store, inside)
     store.layers.import_(io.BytesIO(TAR))
     damage.spoil_index(store, damage.object_at(store, "d/text"))
     damage.spoil(store, damage.object_at(store, "d/text"))
-    assert store.check().damaged
-    real = store._context.backend.size
-
-    def size(name: str) -> int | None:
-        if name == forbidden:
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
-        return real(name)
-
-    monkeypatch.setattr(store._context.backend, "size", size)
+    if how == "recipe":
+        damage.spoil(store, inside)
+    elif how == "cut":
+        damage.cut(store, inside)
+    assert store.check(content=True).damaged
+    store._context.backend.close()
+    unreadable(monkeypatch, store, pack.stem, call)
     tar = tmp_path / "layer.tar"
     tar.write_bytes(TAR)
+    before = pack.read_bytes()
 
     report = store.heal([str(tar)])
 
-    assert report.left == 0
+    assert report.left == {"sound": 0, "recipe": 1, "cut": 2}[how]
     assert sum(dict(report.healed).values()) >= 1
-    assert report.warnings == (f"pack {forbidden} could not be checked: permission denied",)
+    assert report.warnings == (f"pack {pack.stem} could not be checked: permission denied",)
+    assert pack.read_bytes() == before
     again = store.check()
     assert again.incomplete
-    assert [found.message for found in again.findings] == [f"pack {forbidden} could not be checked: permission denied"]
+    assert f"pack {pack.stem} could not be checked: permission denied" in [found.message for found in again.findings]
     monkeypatch.undo()
-    assert store.check(content=True).findings == ()
+    if how == "sound":
+        assert store.check(content=True).findings == ()
