@@ -216,8 +216,8 @@ def _remove(folder: Path) -> int:
     return freed
 
 
-#: Folders of dead owners that are handed out in one go: each takes a descriptor.
-_DEBRIS_MAX: Final = 256
+#: Folders of dead owners that are looked for in one go: each takes a descriptor, and nobody makes one meanwhile.
+_DEBRIS_MAX: Final = 8
 
 
 @contextlib.contextmanager
@@ -239,25 +239,38 @@ def debris(parent: Path) -> Iterator[tuple[Path, int]]:
     Yields:
         Folder and the descriptor that holds its lock; closed when the iteration goes on.
     """
+    after = ""
+    while found := _dead(parent, after):
+        try:
+            while found:
+                folder, lock = found.pop(0)
+                after = folder.name
+                try:
+                    yield folder, lock
+                finally:
+                    os.close(lock)
+        finally:
+            for _, lock in found:
+                os.close(lock)
+
+
+def _dead(parent: Path, after: str) -> list[tuple[Path, int]]:
+    """The next few folders whose owner is gone, by name, with their locks taken."""
     found: list[tuple[Path, int]] = []
     try:
         with _held(parent, fcntl.LOCK_EX):
-            for name in sorted(os.listdir(parent))[:_DEBRIS_MAX]:
-                lock = _lock_of_the_dead(parent / name)
-                if lock is not None:
-                    found.append((parent / name, lock))
+            for name in sorted(os.listdir(parent)):
+                if name > after and len(found) < _DEBRIS_MAX:
+                    lock = _lock_of_the_dead(parent / name)
+                    if lock is not None:
+                        found.append((parent / name, lock))
     except FileNotFoundError:
-        return
-    try:
-        while found:
-            folder, lock = found.pop(0)
-            try:
-                yield folder, lock
-            finally:
-                os.close(lock)
-    finally:
+        return []
+    except BaseException:
         for _, lock in found:
             os.close(lock)
+        raise
+    return found
 
 
 def _lock_of_the_dead(folder: Path) -> int | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from lading import Settings, Store
+from tests import damage
+from tests.flows.test_importing import Layout
 from tests.flows.test_layers import taken_out
 from tests.tarmake import END, file, tree
 
@@ -68,6 +70,8 @@ def test_every_long_command_works_with_few_descriptors(tmp_path: Path, strategy:
         (path / "written").write_bytes(b"1")
         run("unmount", words[-1])
     run("commit", "-i", "j", "c")
+    run("clone", "-i", "d", "c")
+    run("copy", "large:/large0", str(tmp_path / "copied"))
     run("checkout", "large", str(tmp_path / "out"))
     run("checkout", "i", str(tmp_path / "out2"))
     run("changes", "large")
@@ -79,9 +83,39 @@ def test_every_long_command_works_with_few_descriptors(tmp_path: Path, strategy:
     run("gc")
     run("cache", "evict")
     run("balance")
+    layout = Layout(tmp_path / "oci")
+    layout.image("v1", [file(b"f%d" % number, b"%d" % number) + END for number in range(70)])
+    run("import", f"oci:{layout.root}")
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
+        damage.spoil(store, damage.object_at(store, "f7"))
+    assert limited(roots, "check", "--content", config=config).returncode == 1
+    healed = limited(roots, "check", "--heal", "--from", f"oci:{layout.root}", config=config)
+    assert b"healed 1 objects" in healed.stdout + healed.stderr
+    run("check", "--content", "--quick")
+    run("catalog", "rebuild", "--force")
     for name in ("layers", "images", "containers", "storage-layers", "status"):
         done = limited(roots, name, config=config)
         assert done.returncode == 0
     with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
         assert store.check(content=True).ids("store") == []
         assert taken_out(store, "l99") == file(b"f99", b"99") + END
+
+
+def test_the_debris_of_many_killed_writers_goes_with_few_descriptors(tmp_path: Path) -> None:
+    """All of it, by the next writer as well as by a collection."""
+    roots = ["-g", str(tmp_path / "root"), "-R", str(tmp_path / "run")]
+    config = tmp_path / "config.toml"
+    config.touch()
+    staging = tmp_path / "root/objects/staging"
+    for words, given in ((["import-layer", "-i", "layer"], tree({"f": b"1"})), (["gc"], b"")):
+        Store.open(tmp_path / "root", run=tmp_path / "run").close()
+        for number in range(300):
+            dead = staging / f"{number:032x}"
+            dead.mkdir()
+            (dead / "lock").touch()
+            (dead / "half.pack").write_bytes(b"half")
+
+        done = limited(roots, *words, config=config, given=given)
+
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert os.listdir(staging) == []
