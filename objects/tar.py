@@ -32,6 +32,7 @@ from lading.objects.tarbase import (
     shown,
 )
 from lading.objects.tarsparse import check_regions, read_old_sparse, read_pax_sparse
+from lading.values import printable
 
 #: Times are clamped to what 64 bits hold.
 _INT64_MAX: Final = (1 << 63) - 1
@@ -172,6 +173,8 @@ def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
         if not equals or not key:
             raise bad_header("a PAX record has no key")
+        if b"\0" in value and not key.startswith(_XATTR):  # attributes alone may be anything
+            raise bad_header(f"a PAX {printable(key)} has a NUL byte")
         yield key, value
         position = end
 
@@ -180,6 +183,9 @@ def _pax_records(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 _FILE_TYPES: Final = b"0\x007"
 _TYPES: Final = b"0\x007123456S"
 _XATTR: Final = b"SCHILY.xattr."
+
+#: Any of these makes a file a sparse one, for every reader of tars.
+_SPARSE: Final = frozenset({b"GNU.sparse.size", b"GNU.sparse.realsize", b"GNU.sparse.map", b"GNU.sparse.major"})
 
 
 def _read_member(
@@ -192,9 +198,7 @@ def _read_member(
     stored = member.size
     if kind == b"S":
         read_old_sparse(source, sink, limits, header, member)
-    elif kind in _FILE_TYPES and (
-        pending.sparse_map or b"GNU.sparse.size" in pending.pax or b"GNU.sparse.realsize" in pending.pax
-    ):
+    elif kind in _FILE_TYPES and (pending.sparse_map or not _SPARSE.isdisjoint(pending.pax)):
         stored -= read_pax_sparse(source, sink, limits, pending.pax, pending.sparse_map, member)
     if kind in _FILE_TYPES or kind == b"S":
         if kind in b"0\x00" and member.name.endswith(b"/"):
@@ -221,9 +225,6 @@ def _described(header: bytes, kind: bytes, pending: _Extensions, limits: TarLimi
     name = pending.name if pending.name is not None else _name(header)
     target = pending.target if pending.target is not None else header[157:257].partition(b"\0")[0]
     if pax:
-        for key in (b"path", b"linkpath", b"GNU.sparse.name", b"uname", b"gname"):
-            if b"\0" in pax.get(key, b""):
-                raise bad_header(f"a PAX {key.decode()} has a NUL byte")
         name = pax.get(b"GNU.sparse.name") or pax.get(b"path") or name
         target = pax.get(b"linkpath") or target
     size = pax_number(pax, b"size", name) if b"size" in pax else _size(header, limits)

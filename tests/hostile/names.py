@@ -83,6 +83,8 @@ def add_names() -> None:
     refuse(row, "NUL in path", pax({b"path": b"a\0b"}) + file(b"x"), "NUL")
     refuse(row, "NUL in linkpath", pax({b"linkpath": b"a\0b"}) + symlink(b"l", b"x"), "NUL")
     refuse(row, "NUL in an owner's name", pax({b"uname": b"a\0b"}) + file(b"x"), "NUL")
+    refuse(row, "NUL in a comment", pax({b"comment": b"a\0b"}) + file(b"x"), "NUL")
+    refuse(row, "NUL in a global path", pax({b"path": b"a\0b"}, b"g") + file(b"x"), "NUL")
     deep = b"/".join([b"d"] * 1200)
     accept("1,200 levels", "directories", long_name(deep + b"/") + directory(b"x"), {deep: D()})
     accept("1,200 levels", "a file", long_name(deep + b"/f") + file(b"x", b"1"), {deep + b"/f": F(b"1")})

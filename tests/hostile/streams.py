@@ -36,6 +36,9 @@ def add_sparse() -> None:
     block[386:434] = b"%011o\0%011o\0%011o\0%011o\0" % (4, 2, 10, 2)
     block[483:495] = b"%011o\0" % 20
     accept(row, "old GNU", checksummed(bytes(block)) + padded(b"abcd"), wanted)
+    refuse(row, "1.0 without a size", pax({b"GNU.sparse.major": b"1"}) + file(b"s", padded(b"1\n0\n4\n") + b"data"), "no size")  # fmt: skip
+    refuse(row, "0.1 without a size", pax({b"GNU.sparse.map": b"0,4"}) + file(b"s", b"data"), "no size")
+    refuse(row, "of a version to come", pax({b"GNU.sparse.major": b"2"}) + file(b"s", b"data"), "no size")
     huge = pax({b"GNU.sparse.size": b"%d" % (1 << 39), b"GNU.sparse.map": b"%d,4" % (1 << 38)})
     accept(row, "half a terabyte of nothing", huge + file(b"s", b"data"), {b"s": F(b"%d data" % (1 << 39))})
     refuse(
