@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -174,3 +177,26 @@ def test_damage_of_the_store_alone_is_told_everywhere(lading: Run, layer_file: s
     assert document.returncode == 1
     assert set(json.loads(document.stdout)) == {"Layers", "ROLayers", "Images", "ROImages", "Containers"}
     assert document.stderr.startswith("store journal: journal: ")
+
+
+@pytest.mark.parametrize("depth", [[], ["--content"]])
+def test_a_terminal_is_told_what_was_looked_at_and_what_was_not(lading: Run, damaged: str, depth: list[str]) -> None:
+    """A line for each depth, with its time; scripts are not."""
+    main, side = pty.openpty()
+    process = subprocess.Popen([*lading("version").args[:7], "check", *depth], stdout=subprocess.DEVNULL, stderr=side)
+    os.close(side)
+    seen = b""
+    with contextlib.suppress(OSError):  # how a terminal says that the other side has gone
+        while more := os.read(main, 65536):
+            seen += more
+    os.close(main)
+    process.wait()
+
+    lines = seen.decode().splitlines()
+    assert re.fullmatch(r"catalog: constraints, foreign keys, records, journal, \d+\.\d\d s", lines[0])
+    packs = "" if depth else "; contents of other objects were not read"
+    assert re.fullmatch(rf"packs: presence, size and index of \d+{packs}, \d+\.\d\d s", lines[1])
+    content = [
+        line for line in lines if re.fullmatch(r"content: every byte of \d+ objects, \d+ bytes.*, \d+\.\d\d s", line)
+    ]
+    assert len(content) == len(depth)

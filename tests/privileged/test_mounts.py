@@ -37,6 +37,15 @@ def base(store: Store) -> str:
     return store.layers.import_(io.BytesIO(BASE), names=["base"]).id
 
 
+def seen(folder: Path) -> list[tuple[str, int, int, int, int]]:
+    """All that lies below a folder, with what any change to it would change."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        status = os.lstat(path)
+        found.append((str(path), status.st_mode, status.st_nlink, status.st_mtime_ns, status.st_ctime_ns))
+    return found
+
+
 def changed(store: Store, ref: str) -> dict[bytes, int]:
     return {change.path: change.kind for change in store.layers.changes(ref)}
 
@@ -214,6 +223,36 @@ def test_a_diff_applied_to_a_mounted_layer_shows_in_it(store: Store, base: str) 
     assert taken_out(store, base) == diff
     store.unmount(base)
     assert (store.mount(base) / "etc/hosts").read_bytes() == b"h"
+
+
+def test_links_that_a_container_planted_lead_a_diff_nowhere(store: Store, tmp_path: Path) -> None:
+    """What is applied to a mounted layer replaces them, whatever they point to."""
+    outside = tmp_path / "outside"
+    (outside / "dir").mkdir(parents=True)
+    for name in ("x", "dir/x"):
+        (outside / name).write_text("not ours")
+    before = seen(outside)
+    base = store.layers.create().id
+    path = store.mount(base)
+    for name in ("d", "e", "g", "dir"):
+        (path / name).symlink_to(outside)
+    for name in ("f", "h"):
+        (path / name).symlink_to(outside / "x")
+    os.symlink("/proc/self/root", path / "r")
+    diff = (
+        file(b"d/x", b"inside") + file(b"e/.wh.x") + file(b"g/.wh..wh..opq") + directory(b"dir/") + file(b"dir/dir/x", b"inside")
+        + file(b"f", b"inside") + link(b"h", b"f") + file(b"r" + os.fsencode(str(outside)) + b"/x", b"inside") + END
+    )  # fmt: skip
+
+    store.layers.apply(base, io.BytesIO(diff))
+
+    assert seen(outside) == before
+    assert [(path / name).read_text() for name in ("d/x", "dir/dir/x", "f", "h")] == ["inside"] * 4
+    assert not any((path / name).is_symlink() for name in ("d", "dir", "f", "h", "r"))
+    assert os.stat(path / "f").st_ino == os.stat(path / "h").st_ino
+    assert (path / f"r{outside}/x").read_text() == "inside"
+    store.unmount(base)
+    assert (store.mount(base) / "d/x").read_text() == "inside"
 
 
 def test_a_hard_link_to_a_symlink_never_reaches_the_host(store: Store, base: str, tmp_path: Path) -> None:
