@@ -23,7 +23,7 @@ echo "build-binary: the wheel"
 pip install "$work"/wheel/lading-*.whl pyinstaller
 
 echo "build-binary: the file"
-printf 'from lading.cli.main import main\n\nmain()\n' >"$work/start.py"
+printf 'from lading.cli.entry import main\n\nmain()\n' >"$work/start.py"
 cp tools/lading.spec "$work/"
 (cd "$work" && "$work/venv/bin/python" -m PyInstaller --noconfirm --log-level WARN --distpath "$work/out" lading.spec) \
     >"$work/bundle.log" 2>&1 || { tail -n 40 "$work/bundle.log" >&2; exit 1; }

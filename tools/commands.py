@@ -22,8 +22,9 @@ One-letter options may be bundled (`-qj`), values follow or stand behind `=` (`-
 Where a layer, image or container is asked for, an id, a name or a unique prefix of an id will do.
 
 Results go to standard output, errors as one line to standard error. Exit status: 0 success, 1 any failure, 125 an
-option that is not understood, 130 and 143 after an interrupt or a request to end. Progress is shown on a terminal
-only, for work of more than a second.
+option that is not understood, 130, 143 and 129 after an interrupt, a request to end or a hang-up, each of which is
+one line as well; a second one cuts the tidying short. Progress is shown on a terminal only, for work of more than a
+second.
 """
 
 
