@@ -1,4 +1,4 @@
-"""Where the command begins: signals are seen to before anything large is loaded.
+"""Where the command begins: descriptors and signals are seen to before anything large is loaded.
 
 Nothing is imported here but what the interpreter has at hand, so that a signal finds its handler while the rest
 loads. What the command says and does is :mod:`lading.cli.main`'s; how a signal ends it is decided here alone.
@@ -67,6 +67,7 @@ def _command(words: list[str], program: str) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup, or behind a shell's "&"
             signal.signal(number, _stop)
     sys.unraisablehook = _unraisable
+    open_streams()
     # One command and out: cycles are few and small beside what a search for them costs among many rows.
     gc.set_threshold(200_000, 50, 50)
 
@@ -75,6 +76,25 @@ def _command(words: list[str], program: str) -> int:
     if received:
         raise Stopped(received[0])  # something that was loaded has swallowed it
     return run(words, program)
+
+
+def open_streams() -> None:
+    """Put something in the place of standard streams that are closed, before a file of the store gets their numbers.
+
+    Reading and writing fail there as with a closed descriptor, except that what is said on standard error is dropped:
+    who closes that wants to hear nothing, and a warning must not end what it warns of.
+    """
+    for descriptor, flags in ((0, os.O_WRONLY), (1, os.O_RDONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, flags), True)  # the lowest free number: this one
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - it stays open, as the next two
+    if sys.stdout is None:
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", encoding="utf-8", buffering=1, closefd=False)  # noqa: SIM115
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
