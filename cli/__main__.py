@@ -1,5 +1,5 @@
 """``python -m lading.cli``."""
 
-from lading.cli.main import main
+from lading.cli.entry import main
 
 main()

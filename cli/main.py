@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import importlib
 import os
-import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
-from types import FrameType
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import click
 
+from lading.cli.entry import COMPAT, received
 from lading.cli.parse import FAILURE, OptionError, normalise
-from lading.cli.session import Session, Stopped, StoreNotOpened, global_options, log
+from lading.cli.session import Session, StoreNotOpened, global_options, log
 from lading.errors import LadingError, Untidy
 from lading.values import printable, tamed
 
-#: The name under which scripts of ``containers-storage`` find what they know, and others that mean the same.
-COMPAT: Final = "lading-compat"
+#: Names that mean :data:`COMPAT`.
 COMPAT_NAMES: Final = frozenset({COMPAT, "containers-storage"})
 
 #: Command, and the module and attribute that hold it. Modules are loaded for the command asked for alone.
@@ -194,60 +190,6 @@ cli = Lading(
 )
 
 
-#: Signals that came, for what they raised may have been swallowed on the way: by a callback, or an error while tidying up.
-_received: list[int] = []
-
-#: What is said of a signal.
-_STOPPED_BY: Final = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated", signal.SIGHUP: "hung up"}
-
-#: After this many seconds a signal that was swallowed is raised once more.
-_ASK_AGAIN_S: Final = 0.01
-
-
-def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    _received.append(number)
-    raise Stopped(number)
-
-
-def _unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Take what was raised where nothing can be: a signal asks again a moment later, and what follows one is no news."""
-    stopped = unraisable.exc_value
-    if isinstance(stopped, Stopped):
-        signal.signal(signal.SIGALRM, lambda _, frame: _stop(stopped.number, frame))
-        signal.setitimer(signal.ITIMER_REAL, _ASK_AGAIN_S)
-    elif not _received:
-        sys.__unraisablehook__(unraisable)
-
-
-def compat() -> NoReturn:
-    """Run the command as a stand-in for ``containers-storage``: its configuration files and its settings' rules."""
-    main(program=COMPAT)
-
-
-def main(arguments: Sequence[str] | None = None, program: str = "") -> NoReturn:
-    """Run the command and exit with its status: 0, 1 for any failure, 125 for a wrong option.
-
-    Args:
-        arguments: the words after the program's name; None for the process's own.
-        program: the name to run under; empty for the one it was called by.
-    """
-    for number in _STOPPED_BY:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup, or behind a shell's "&"
-            signal.signal(number, _stop)
-    sys.unraisablehook = _unraisable
-    # One command and out: cycles are few and small beside what a search for them costs among many rows.
-    gc.set_threshold(200_000, 50, 50)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        status = run(words, program or os.path.basename(sys.argv[0]))
-    except Stopped:  # it came just before, or when the answer was already given
-        status = _stopped(words)
-    with contextlib.suppress(OSError, Stopped):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(status)  # everything is closed and written: taking a large heap apart would only cost time
-
-
 def run(words: list[str], program: str = "lading") -> int:
     """Run the command with these words.
 
@@ -257,12 +199,19 @@ def run(words: list[str], program: str = "lading") -> int:
 
     Returns:
         The exit status.
+
+    Raises:
+        Stopped: a signal came; or whatever the interpreter made of it, as in a class that is being made.
     """
     _write_utf8()
     with warnings.catch_warnings():
         warnings.simplefilter("always", Untidy)
         warnings.showwarning = _show_warning
-        return _run(words, program)
+        status = _run(words, program)
+    with contextlib.suppress(OSError):  # what came before an error
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return status
 
 
 def _run(words: list[str], program: str) -> int:
@@ -273,31 +222,27 @@ def _run(words: list[str], program: str) -> int:
         return int(status or 0)
     except click.exceptions.Exit as error:
         return error.exit_code
-    except Stopped:
-        return _stopped(words)
-    except (LadingError, StoreNotOpened) as error:
-        if _received:
-            return _stopped(words)
-        if isinstance(error, LadingError):
+    except Exception as error:
+        if received:
+            raise  # the signal has its own line
+        return _failed(error, words)
+
+
+def _failed(error: Exception, words: list[str]) -> int:
+    """Tell of an error. What nobody has foreseen is a mistake of this program's own, and goes on."""
+    match error:
+        case LadingError():
             return _fail(str(error), words)
-        return _fail(f"error initializing: {error}", words, to_stdout=True)
-    except click.ClickException as error:
-        return _fail(error.format_message(), words)
-    except BrokenPipeError:
-        _drop_stdout()
-        return FAILURE
-    except OSError as error:
-        return _stopped(words) if _received else _fail(_os_words(error), words)
-    except Exception:
-        if not _received:
-            raise  # a mistake of this program's own
-        return _stopped(words)  # the interpreter wraps what a signal raises in places, as in a class that is being made
-
-
-def _stopped(words: list[str]) -> int:
-    number = _received[0] if _received else signal.SIGINT
-    _fail(_STOPPED_BY[signal.Signals(number)], words)
-    return 128 + number
+        case StoreNotOpened():
+            return _fail(f"error initializing: {error}", words, to_stdout=True)
+        case click.ClickException():
+            return _fail(error.format_message(), words)
+        case BrokenPipeError():
+            _drop_stdout()
+            return FAILURE
+        case OSError():
+            return _fail(_os_words(error), words)
+    raise error
 
 
 def _show_warning(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from lading.cli.entry import Stopped
 from lading.cli.parse import FAILURE, ContractCommand
 from lading.errors import InvalidInput, LadingError
 from lading.values import tamed
@@ -31,14 +32,6 @@ _UNSHARED: Final = "LADING_UNSHARED"
 
 class StoreNotOpened(Exception):
     """The store could not be opened; scripts expect the reason on standard output."""
-
-
-class Stopped(BaseException):
-    """A signal asks to end; unwinds everything, so that what was begun is tidied up."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 @dataclass

@@ -23,7 +23,10 @@ echo "build-binary: the wheel"
 pip install "$work"/wheel/lading-*.whl pyinstaller
 
 echo "build-binary: the file"
-printf 'from lading.cli.main import main\n\nmain()\n' >"$work/start.py"
+printf 'from lading.cli.entry import main\n\nmain()\n' >"$work/start.py"
+# What the bundler runs before that would make a traceback of an interrupt; until the command takes it, it just ends.
+printf 'import signal\n\nif signal.getsignal(signal.SIGINT) is signal.default_int_handler:\n    signal.signal(signal.SIGINT, signal.SIG_DFL)\n' \
+    >"$work/early.py"
 cp tools/lading.spec "$work/"
 (cd "$work" && "$work/venv/bin/python" -m PyInstaller --noconfirm --log-level WARN --distpath "$work/out" lading.spec) \
     >"$work/bundle.log" 2>&1 || { tail -n 40 "$work/bundle.log" >&2; exit 1; }

@@ -22,8 +22,14 @@ One-letter options may be bundled (`-qj`), values follow or stand behind `=` (`-
 Where a layer, image or container is asked for, an id, a name or a unique prefix of an id will do.
 
 Results go to standard output, errors as one line to standard error. Exit status: 0 success, 1 any failure, 125 an
-option that is not understood, 130 and 143 after an interrupt or a request to end. Progress is shown on a terminal
-only, for work of more than a second.
+option that is not understood, 130, 143 and 129 after an interrupt, a request to end or a hang-up, each of which is
+one line as well; a second one cuts the tidying short. Progress is shown on a terminal only, for work of more than a
+second.
+
+A command that cannot write its results fails, and what it has done stays done: in silence when the reader has gone,
+else with a line (`no space left on device`; `bad file descriptor` when standard output was closed from the start).
+Without results to write it succeeds. A closed standard input cannot be read; what is said on a closed standard error
+is dropped.
 """
 
 

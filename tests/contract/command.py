@@ -6,6 +6,7 @@ import io
 import sys
 
 from lading.cli import main
+from lading.cli.entry import COMPAT
 
 
 def ours(words: list[str]) -> tuple[int, bytes, bytes]:
@@ -18,7 +19,7 @@ def ours(words: list[str]) -> tuple[int, bytes, bytes]:
     streams = [io.TextIOWrapper(io.BytesIO(), write_through=True) for _ in range(2)]
     sys.stdout, sys.stderr = streams
     try:
-        status = main.run(words, main.COMPAT)
+        status = main.run(words, COMPAT)
     finally:
         sys.stdout, sys.stderr = kept
     stdout, stderr = (stream.detach() for stream in streams)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lading.cli import main
+from lading.cli.entry import COMPAT
 from lading.materialize import mounts
 from lading.materialize.beneath import remove_tree
 
@@ -150,13 +151,13 @@ class Side:
 def ours(words: list[str], stdin: bytes) -> tuple[int, bytes, bytes]:
     """Run our command under the name that scripts use; in this process, where a start costs nothing."""
     if AS_PROCESS:
-        program = [sys.executable, "-c", "from lading.cli.main import compat; compat()"]
+        program = [sys.executable, "-c", "from lading.cli.entry import compat; compat()"]
         return _process([*program, *words], stdin)
     kept = sys.stdin, sys.stdout, sys.stderr
     streams = [io.TextIOWrapper(io.BytesIO(data), write_through=True) for data in (stdin, b"", b"")]
     sys.stdin, sys.stdout, sys.stderr = streams
     try:
-        status = main.run(words, main.COMPAT)
+        status = main.run(words, COMPAT)
     finally:
         sys.stdin, sys.stdout, sys.stderr = kept
     _, stdout, stderr = (stream.detach() for stream in streams)

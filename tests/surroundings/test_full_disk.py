@@ -256,7 +256,7 @@ def test_what_is_stored_leaves_the_floor_free_and_says_what_it_needs(tmp_path: P
 
 LIMITED = """
 import resource, sys
-from lading.cli.main import main
+from lading.cli.entry import main
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
 main(sys.argv[2:], "lading")
 """

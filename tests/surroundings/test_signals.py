@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import pty
 import random
+import re
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,10 +21,12 @@ from lading import Store
 from tests.flows.test_gc import layer_of
 from tests.flows.test_layers import taken_out
 
+ROOT = Path(__file__).resolve().parent.parent.parent
+
 #: Tells when the command is about to begin, so that no signal hits an interpreter that only starts.
 RUNNER = """
 import os, sys
-from lading.cli.main import main
+from lading.cli.entry import main
 os.write(int(sys.argv[1]), b".")
 main(sys.argv[2:], "lading")
 """
@@ -123,7 +128,7 @@ def test_a_signal_at_any_moment_is_a_line_and_no_harm(grounds: Grounds, name: st
 #: A signal in the middle of making a class, as when a module is loaded: the interpreter makes another error of it.
 IN_A_CLASS = """
 import os, signal, sys
-from lading.cli.main import main
+from lading.cli.entry import main
 from lading.store import Store
 class Field:
     def __set_name__(self, owner, name):
@@ -149,7 +154,7 @@ def test_a_signal_that_the_interpreter_makes_another_error_of_is_a_line(grounds:
 #: A signal in a callback of the interpreter's, which reports what was raised in it and goes on.
 IN_A_CALLBACK = """
 import os, signal, sys, time, weakref
-from lading.cli.main import main
+from lading.cli.entry import main
 from lading.store import Store
 class Thing:
     pass
@@ -166,7 +171,7 @@ main(sys.argv[1:], "lading")
 #: What is left of a closed catalog when the last reference to it goes, after a signal.
 AFTER_A_SIGNAL = """
 import os, signal, sys
-from lading.cli.main import main
+from lading.cli.entry import main
 from lading.store import Store
 def gc(store, dry_run=False):
     class Left:
@@ -194,6 +199,151 @@ def test_a_signal_where_nothing_can_be_raised_ends_the_command_all_the_same(
     )
     assert (process.returncode, process.stdout, process.stderr) == (status, b"", words)
     grounds.assert_fine("gc")
+
+
+def awaited(process: subprocess.Popen[bytes]) -> None:
+    """Wait until a command takes all its signals, or has ended."""
+    last = 1 << list(STATUS)[-1] - 1
+    while process.poll() is None:
+        caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{process.pid}/status").read_text(), re.MULTILINE)
+        if caught is not None and int(caught[1], 16) & last:
+            return
+
+
+def begun(words: list[str]) -> subprocess.Popen[bytes]:
+    """Start a command as everybody does; it has just begun when this returns."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lading.cli", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in STATUS],  # noqa: PLW1509 - no threads here
+    )  # fmt: skip
+    awaited(process)
+    return process
+
+
+def duration(words: list[str]) -> float:
+    """How long a command takes from there on."""
+    process = begun(words)
+    began = time.monotonic()
+    process.communicate(timeout=60)
+    return time.monotonic() - began
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("word", ["version", "layers"])
+def test_a_signal_while_the_program_loads_is_a_line(grounds: Grounds, word: str) -> None:
+    """From the first moment on, as short commands hardly do anything but load."""
+    words = [*grounds.roots, word] if word == "layers" else [word]
+    takes = duration(words)
+    draw = random.Random(word)
+    for turn in range(12):
+        number = list(STATUS)[turn % 3]
+        process = begun(words)
+        time.sleep(draw.random() * takes)
+        process.send_signal(number)
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode in (0, STATUS[number]), (number, stderr)
+        assert b"Traceback" not in stderr + stdout
+        assert len([line for line in stderr.splitlines() if not line.startswith(b"Version: ")]) <= 1, stderr
+
+
+#: The console script, and a signal to itself at the import of one module.
+AT_AN_IMPORT = """
+import importlib, os, signal, sys
+place, at, number = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+module, function = place.split(":")
+class Finder:
+    seen = 0
+    def find_spec(self, name, path=None, target=None):
+        if name not in (module, "lading", "lading.cli", "__future__", "gc", "os", "signal"):
+            Finder.seen += 1
+            if Finder.seen == at:
+                os.kill(os.getpid(), number)
+        return None
+del sys.argv[1:4]
+sys.meta_path.insert(0, Finder())
+getattr(importlib.import_module(module), function)()
+"""
+
+
+@pytest.mark.parametrize("script", ["lading", "lading-compat"])
+@pytest.mark.parametrize("number", list(STATUS))
+def test_a_signal_at_the_import_of_a_module_is_a_line(script: str, number: signal.Signals) -> None:
+    """Of the first one that takes time, and of some later ones."""
+    place = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"][script]
+    for at in (1, 10, 40):
+        process = subprocess.run(
+            [sys.executable, "-c", AT_AN_IMPORT, place, str(at), str(int(number)), "version"],
+            check=False, capture_output=True, timeout=60,
+        )  # fmt: skip
+        assert (process.returncode, process.stdout) == (STATUS[number], b""), (at, process.stderr)
+        assert process.stderr in (b"interrupted\n", b"terminated\n", b"hung up\n")
+
+
+@pytest.mark.slow
+def test_two_signals_are_one_line(grounds: Grounds) -> None:
+    """The second one may come while the command is told of the first, or says so."""
+    words = [*grounds.roots, "layers"]
+    takes = duration(words)
+    draw = random.Random(2)
+    for _ in range(16):
+        numbers = [draw.choice(list(STATUS)) for _ in range(2)]
+        process = begun(words)
+        time.sleep(draw.random() * takes)
+        process.send_signal(numbers[0])
+        time.sleep(draw.random() * 0.004)
+        process.send_signal(numbers[1])
+        stdout, stderr = process.communicate(timeout=60)
+        assert process.returncode in (0, *(STATUS[number] for number in numbers)), (numbers, stderr)
+        assert b"Traceback" not in stderr + stdout
+        assert stderr in (b"", b"interrupted\n", b"terminated\n", b"hung up\n")
+    grounds.assert_fine("layers")
+
+
+#: A signal in a command, and a second one so many lines later in what runs the command and ends it; for many numbers
+#: of lines. Tells the statuses and what was said.
+LATER = """
+import json, os, signal, sys
+from lading.cli import output, upkeep
+from lading.cli.entry import main
+from lading.cli.main import run
+def trace(frame, event, arg):
+    global left
+    if event == "line" and os.path.basename(os.path.dirname(frame.f_code.co_filename)) == "cli":
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+    return trace
+def line(text, err):
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        frame = sys._getframe().f_back
+        sys.settrace(trace)
+        while frame:
+            frame.f_trace = trace
+            frame = frame.f_back
+output.line = line
+for left in range(1, 60):
+    said, say = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.dup2(say, 2)
+        main(["version"], "lading")
+    os.close(say)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print(json.dumps([status, os.read(said, 10000).decode()]), flush=True)
+    os.close(said)
+"""
+
+
+def test_a_second_signal_at_any_step_of_the_ending_adds_nothing() -> None:
+    """No second line, no traceback, the same status; one that comes just before the line is written takes its place."""
+    process = subprocess.run([sys.executable, "-c", LATER], check=True, capture_output=True, timeout=60)
+    ended = [json.loads(line) for line in process.stdout.splitlines()]
+
+    assert len(ended) == 59
+    assert [one for one in ended if one not in ([143, "terminated\n"], [143, ""])] == []
+    assert ended.count([143, ""]) < 10
 
 
 @pytest.mark.parametrize(

@@ -327,7 +327,7 @@ def test_a_query_that_would_never_end_can_be_stopped(tmp_path: Path, number: int
 RUNNING = """
 import sys
 from lading.catalog import sql
-from lading.cli.main import main
+from lading.cli.entry import main
 told = []
 def breathe():
     if not told:
