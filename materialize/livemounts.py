@@ -16,6 +16,10 @@ from lading.materialize.mounts import MountInfo, mountinfo
 _FIRST_PID_NAMESPACE: Final = 0xEFFFFFFC
 
 
+#: Looks at the processes before "nobody" is believed: one that ends on the way may have started another that was missed.
+_LOOKS_MAX: Final = 3
+
+
 class LiveMounts:
     """The mounts of one moment. Each table is read once, and only if it is asked for."""
 
@@ -33,8 +37,9 @@ class LiveMounts:
         return Path(os.path.realpath(target)) in self._points
 
     @cached_property
-    def _views(self) -> list[_View]:
-        """Whatever other mount tables processes see: one process of each namespace and root stands for all."""
+    def _views(self) -> tuple[list[_View], bool]:
+        """What other processes see, one for each namespace and root; and whether none has ended meanwhile."""
+        settled = True
         own = os.stat("/proc/self/ns/mnt").st_ino
         found: dict[tuple[int | None, str], _View] = {}
         for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
@@ -42,12 +47,12 @@ class LiveMounts:
                 where, root = os.stat(f"/proc/{pid}/ns/mnt").st_ino, os.readlink(f"/proc/{pid}/root")
             except PermissionError:
                 found[None, str(pid)] = _View(pid, None, "")
-            except OSError:  # it has ended
-                continue
+            except OSError:
+                settled = False
             else:
                 if where != own:
                     found.setdefault((where, root), _View(pid, where, root))
-        return list(found.values())
+        return list(found.values()), settled
 
     def viewer(self, namespace: int, pid_namespace: int, shows: Callable[[MountInfo], bool]) -> str | None:
         """Name a process that sees a mount which is not in our namespace.
@@ -61,23 +66,31 @@ class LiveMounts:
             ``PID (command)``; empty when nobody sees it; None when that cannot be told: there may be processes that
             we cannot see, or only such as see a part of the namespace.
         """
+        for _ in range(_LOOKS_MAX):
+            found, settled = self._look(namespace, shows)
+            if found or settled:
+                break
+            self.__dict__.pop("_views", None)
+        pinned = any(mount.fstype == "nsfs" and mount.root == f"mnt:[{namespace}]" for mount in self.here)
+        return None if not found and (pinned or not _sees_all(pid_namespace)) else found
+
+    def _look(self, namespace: int, shows: Callable[[MountInfo], bool]) -> tuple[str | None, bool]:
+        """What :meth:`viewer` answers by the processes as they were listed, and whether none of these has ended since."""
         whole = partial = False
-        for view in self._views:
+        views, settled = self._views
+        for view in views:
             try:
                 # A user may not know the namespaces of others' processes, but may read their mount tables.
                 if any(shows(mount) for mount in mountinfo(view.pid)):
-                    return f"{view.pid} ({command(view.pid)})"
+                    return f"{view.pid} ({command(view.pid)})", True
             except PermissionError:
                 partial = True
-            except OSError:  # it has ended; whoever has the same view is looked at the next time
-                partial = partial or view.namespace == namespace
+            except OSError:  # it has ended; another may have the same view
+                settled = False
             else:
                 whole = whole or (view.namespace == namespace and view.root == "/")
                 partial = partial or (view.namespace == namespace and view.root != "/")
-        if whole:
-            return ""
-        pinned = any(mount.fstype == "nsfs" and mount.root == f"mnt:[{namespace}]" for mount in self.here)
-        return None if partial or pinned or not _sees_all(pid_namespace) else ""
+        return None if partial and not whole else "", settled
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,4 +105,5 @@ class _View:
 def _sees_all(pid_namespace: int) -> bool:
     """Tell whether we see all processes that a process in some PID namespace may have started."""
     mine = os.stat("/proc/self/ns/pid").st_ino
-    return pid_namespace in (0, mine) or mine == _FIRST_PID_NAMESPACE
+    hidden = not os.path.exists("/proc/1")  # by an option of /proc's mount, from users
+    return not hidden and (pid_namespace in (0, mine) or mine == _FIRST_PID_NAMESPACE)

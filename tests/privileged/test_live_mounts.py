@@ -250,7 +250,7 @@ def test_records_of_earlier_versions_are_read(prepared: Store) -> None:
 def test_own_mounts_need_no_look_at_other_processes(prepared: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """And each question is answered from the mount table as it was read once."""
 
-    def scan(self: livemounts.LiveMounts) -> list[object]:
+    def scan(self: livemounts.LiveMounts) -> object:
         raise AssertionError
 
     def counted(process: int | str = "self") -> list[mounts.MountInfo]:
