@@ -102,6 +102,11 @@ class MountTable:
             return ""
         return (live or LiveMounts()).viewer(record.namespace, record.pid_namespace, record.shown_by)
 
+    def is_doubtful(self, layer_id: str) -> bool:
+        """Tell whether a layer has a mount of which nobody can tell whether it is live."""
+        record = self._read(self._file(layer_id), LiveMounts())
+        return record is not None and record.elsewhere is None
+
     def records(self) -> list[MountRecord]:
         """All live mounts, here or elsewhere, by layer."""
         return [record for record in self.possible(LiveMounts()) if record.elsewhere is not None]

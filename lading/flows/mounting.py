@@ -456,6 +456,8 @@ def _detach(
         names = holders(target)
         if names:
             raise InUse(f"{target} is in use by {', '.join(names)}")
+    elif record is None and context.mount_table.is_doubtful(layer_id):
+        return  # nor may its mount point go: that would detach it, in whatever namespace it is
     if record is not None and record.source:
         with tidying(f"mount record of layer {layer_id}", later="it counts for nothing"):
             context.mount_table.remove(layer_id)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -213,11 +213,14 @@ def test_records_of_a_namespace_that_nobody_can_look_at_refuse_nothing(prepared:
     lines = f"(store.mount('q') / 'f').write_text('1'); os.chroot({str(prepared.root)!r}); os.chdir('/')"
     with namespace(prepared, lines):
         assert prepared.mounted("q") == 0
+        assert prepared.unmount("q")
         assert prepared.layers.seal("q").write_kind == ""
         prepared.gc()
         prepared.cache.evict(budget=0)
         assert (area(prepared, "q") / "upper/f").exists()
         assert [view.mounted for view in prepared.cache.all() if view.layers] == [True]
+        prepared.layers.delete("q")
+        assert (area(prepared, "q") / "upper/f").exists()
     prepared.gc()
     assert not area(prepared, "q").exists()
 
@@ -313,10 +316,16 @@ def test_roots_by_links_are_one_root(prepared: Store, tmp_path: Path) -> None:
         Store.open(tmp_path / "root", run=tmp_path / "run", settings=settings)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_mounts_whose_records_are_lost_keep_what_they_use(tmp_path: Path, strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "old"), [*((name, False) for name in STRATEGIES), ("erofs", True), ("farm", True)]
+)
+def test_mounts_whose_records_are_lost_keep_what_they_use(tmp_path: Path, strategy: str, *, old: bool) -> None:
     """The mount table is the truth; where it does not say everything, everything stays."""
     with opened(tmp_path, strategy) as store:
+        if old:
+            store._context.__dict__["abilities"] = replace(
+                store._context.abilities, new_mount_api=False, lowerdir_plus=False, shifted_lowers=False
+            )
         _, child = mounted_with_child(store)
         lose_records(store)
 
