@@ -146,7 +146,7 @@ class Store:
 
         Concurrency: safe from several threads. The object lives until :meth:`free`.
         """
-        key = (os.path.abspath(root), os.path.abspath(run) if run else "", driver)
+        key = (os.path.realpath(root), os.path.realpath(run) if run else "", driver)
         with _SHARED_LOCK:
             found = _SHARED.get(key)
             if found is None:

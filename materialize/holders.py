@@ -29,7 +29,7 @@ def holders(target: Path) -> list[str]:
     for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         links = [link for link, path in _links_of(pid) if path == prefix or path.startswith(prefix + "/")]
         if links and (_namespace(str(pid)) == namespace or any(_shares_filesystem(link, prefix) for link in links)):
-            found.append(f"{pid} ({_command(pid)})")
+            found.append(f"{pid} ({command(pid)})")
             if len(found) >= _HOLDERS_MAX:
                 break
     return found
@@ -59,7 +59,8 @@ def _shares_filesystem(link: str, target: str) -> bool:
     return False
 
 
-def _command(pid: int) -> str:
+def command(pid: int) -> str:
+    """A process's name, in printable characters."""
     try:
         with open(f"/proc/{pid}/comm", "rb") as file:
             return printable(file.read().strip())

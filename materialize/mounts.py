@@ -56,27 +56,33 @@ class MountInfo:
     source: str
     options: str
     root: str = "/"  #: the part of its filesystem that is seen
+    device: str = ""  #: major:minor of its filesystem
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
     """Undo the octal escapes of the mount table."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
 
 
-def mountinfo() -> list[MountInfo]:
-    """Read this process's mount table, oldest first."""
+def mountinfo(process: int | str = "self") -> list[MountInfo]:
+    """Read a process's mount table, oldest first; of another root or namespace as it sees it.
+
+    Raises:
+        OSError: the process has ended.
+    """
     found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
         for line in table:
             fields = line.split(" ")
             dash = fields.index("-")
             found.append(
                 MountInfo(
-                    Path(_unescaped(fields[4])),
+                    Path(unescaped(fields[4])),
                     fields[dash + 1],
-                    _unescaped(fields[dash + 2]),
+                    unescaped(fields[dash + 2]),
                     fields[dash + 3].rstrip("\n"),
-                    _unescaped(fields[3]),
+                    unescaped(fields[3]),
+                    fields[2],
                 )
             )
     return found

@@ -25,6 +25,7 @@ from lading.idmaps import NO_MAPS, Maps
 from lading.locks import file_lock
 from lading.materialize import mounts as kernel
 from lading.materialize.beneath import remove_tree
+from lading.materialize.inuse import Used, used
 from lading.materialize.mounttable import MountRecord
 from lading.objects.durable import make_dir, translating, write_durably
 from lading.values import IDMap, Layer, check_record_id, printable
@@ -34,6 +35,15 @@ _MAPS: Final = "maps.json"
 
 #: Lock files shared by all layers. They are never deleted, so their number must be bounded.
 LOCK_BUCKETS: Final = 256
+
+
+class MountedElsewhere(InUse):
+    """The layer is mounted in another mount namespace, where its mount cannot be used or given back from here."""
+
+    def __init__(self, layer_id: str, holder: str) -> None:
+        """Name the layer and a process that sees the mount."""
+        super().__init__(f"layer {layer_id} is mounted in another mount namespace, in use by {holder}")
+        self.layer_id, self.holder = layer_id, holder
 
 
 @contextmanager
@@ -111,6 +121,11 @@ class Use:
 
     def __del__(self) -> None:
         os.close(self._descriptor)
+
+
+def in_use(context: Context) -> Used:
+    """What live mounts use of a store: the one question that everything which removes areas or views asks."""
+    return used(context.mount_table, context.layout.layers, context.layout.trees)
 
 
 def use(context: Context, layer: Layer) -> Use | None:
@@ -212,7 +227,7 @@ def _remove_idle(context: Context, area: Path) -> int:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # Whoever is about to mount upon it holds it until there is a record: looked at only now.
-        if any(area in record.areas for record in context.mount_table.records()):
+        if in_use(context).has_area(area):
             return 0
         return discard(context, area)
     except BlockingIOError:
@@ -279,9 +294,9 @@ def _unused_bytes(context: Context, layer_id: str, keep: int | None) -> int:
     """Bytes that :func:`remove_unused` would remove."""
     from lading.flows.accounting import files_below
 
-    used = {str(area) for record in context.mount_table.records() for area in record.areas}
+    mounted = in_use(context)
     areas = (context.layout.layers / layer_id / number for number in _listed(context.layout.layers / layer_id))
-    return sum(files_below(area) for area in areas if area.name != str(keep) and str(area) not in used)
+    return sum(files_below(area) for area in areas if area.name != str(keep) and not mounted.has_area(area))
 
 
 def _with_debris(context: Context) -> list[str]:
@@ -308,5 +323,17 @@ def _listed(folder: Path) -> list[str]:
 
 
 def mount_record(context: Context, layer_id: str) -> MountRecord | None:
-    """The live mount of a layer; None when it is not mounted in this boot."""
+    """The live mount of a layer, in whatever mount namespace; None when it is not mounted in this boot."""
     return context.mount_table.get(layer_id)
+
+
+def mount_here(context: Context, layer_id: str) -> MountRecord | None:
+    """The live mount of a layer, to do something with it.
+
+    Raises:
+        MountedElsewhere: it is mounted where we cannot reach it.
+    """
+    record = context.mount_table.get(layer_id)
+    if record is not None and record.elsewhere:
+        raise MountedElsewhere(layer_id, record.elsewhere)
+    return record

@@ -26,7 +26,7 @@ from lading.values import ContentSource, Entry, Layer, inode_key
 
 if TYPE_CHECKING:
     from lading.materialize.farm import FarmInfo
-    from lading.materialize.mounttable import MountRecord
+    from lading.materialize.inuse import Used
 
 Entries = Callable[[], Sequence[Entry]]
 
@@ -295,21 +295,21 @@ def live_stems(context: Context, *, without: Collection[str]) -> set[str]:
 
 def mounted_views(context: Context) -> set[str]:
     """Names of what mounts of this boot are stacked from, and of the empty roots."""
-    return views_in_use(context.mount_table.records(), context.layout.cache)
+    return views_in_use(areas.in_use(context), context.layout.cache)
 
 
-def views_in_use(records: Sequence[MountRecord], root: Path) -> set[str]:
+def views_in_use(used: Used, root: Path) -> set[str]:
     """Names of what mounts are stacked from, and of the empty roots.
 
     Args:
-        records: all mounts of this boot.
+        used: what they use.
         root: the store's cache.
     """
     from lading.materialize.cache import present
 
-    if any(record.source and not record.views for record in records):  # by a version that noted none
+    if used.all:
         return set(present(root))
-    found = {name for record in records for name in record.views}
+    found = set(used.views)
     found |= {Path(mount.root).name for mount in mountinfo() if f"/cache/trees/{SHOWN_PREFIX}" in mount.root}
     return found | {name for name in present(root) if name.startswith(ROOT_PREFIX)}
 

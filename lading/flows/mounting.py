@@ -60,9 +60,13 @@ def target_of(context: Context, ref: str) -> tuple[Layer, Container | None]:
 
 @contextmanager
 def held(context: Context, layer_id: str, verb: str) -> Iterator[MountRecord | None]:
-    """Hold a layer's lock; hand out its live mount, if it has one."""
+    """Hold a layer's lock; hand out its live mount, if it has one.
+
+    Raises:
+        MountedElsewhere: it has one in another mount namespace.
+    """
     with areas.locked(context, [layer_id], verb):
-        yield context.mount_table.get(layer_id)
+        yield areas.mount_here(context, layer_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +183,7 @@ def _clear_stray_mount(context: Context, layer: Layer) -> Path | None:
         kernel.unmount(target)
     except InUse:
         used = [areas.current(context, layer)] if layer.write_kind else []
-        return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=used).path
+        return context.mount_table.put(layer.id, target, source=f"lading:{layer.id}", areas=used, complete=False).path
     return None
 
 
@@ -313,9 +317,15 @@ def _prepare_upper(layer: Layer, upper: Path, maps: Maps) -> None:
 
 
 def _discard_stale(context: Context, layer: Layer) -> None:
-    """Remove what lies where a layer's first write area is to be: a deleted layer of the same id left it."""
+    """Remove what lies where a layer's first write area is to be: a deleted layer of the same id left it.
+
+    Raises:
+        InUse: a mount that was not to be found when that layer was deleted uses it still.
+    """
     area = areas.current(context, layer)
     if area.is_dir():
+        if (layer.id, area.name) in areas.in_use(context).areas:
+            raise InUse(f"{area} is in use by a mount")
         areas.discard(context, area)
 
 
@@ -424,6 +434,7 @@ def _detach(
 
     Raises:
         InUse: with the processes that do.
+        MountedElsewhere: it was made in another mount namespace and is still there; it is gone from ours.
     """
     target = record.path if record is not None else context.mount_table.mount_point(layer_id)
     if record is not None and keep:
@@ -437,10 +448,16 @@ def _detach(
             if not force or record is None or record.areas:
                 raise
             kernel.detach(target)
+        if record is not None and (left := context.mount_table.seen_elsewhere(record)) != "":
+            if left:
+                raise areas.MountedElsewhere(layer_id, left)
+            return  # its record stays, and with it what it names, until that can be told
     elif record is not None and not record.source:
         names = holders(target)
         if names:
             raise InUse(f"{target} is in use by {', '.join(names)}")
+    elif record is None and context.mount_table.is_doubtful(layer_id):
+        return  # nor may its mount point go: that would detach it, in whatever namespace it is
     if record is not None and record.source:
         with tidying(f"mount record of layer {layer_id}", later="it counts for nothing"):
             context.mount_table.remove(layer_id)
@@ -454,7 +471,7 @@ def unmount_all(context: Context, layer_id: str) -> Sequence[Path]:
     Returns:
         Its write areas, which are not synced.
     """
-    record = context.mount_table.get(layer_id)
+    record = areas.mount_here(context, layer_id)
     if record is not None or kernel.is_mounted(context.mount_table.mount_point(layer_id)):
         _detach(context, layer_id, record, keep=False)
     return [area for area in record.areas if area.is_dir()] if record is not None else []

@@ -49,9 +49,10 @@ def open_context(root: Path, run: Path | None, driver: str, settings: Settings) 
     driver = driver or settings.driver
     if driver not in ("", *config.DRIVERS):
         raise InvalidInput(f"failed to GetDriver graph {printable(driver)} {root}: driver not supported")
-    root = Path(os.path.abspath(root))
-    run_root = Path(os.path.abspath(run or config.default_roots(os.environ, os.geteuid())[1]))
-    image_root = Path(os.path.abspath(settings.image_store)) if settings.image_store else None
+    # One folder, one path: what is mounted, locked or open is compared with what another process has by another name.
+    root = Path(os.path.realpath(root))
+    run_root = Path(os.path.realpath(run or config.default_roots(os.environ, os.geteuid())[1]))
+    image_root = Path(os.path.realpath(settings.image_store)) if settings.image_store else None
     if image_root == root:
         raise InvalidInput(f"imagestore {image_root} must either be not set or be a different than graphroot")
     with ExitStack() as opened:
@@ -60,10 +61,10 @@ def open_context(root: Path, run: Path | None, driver: str, settings: Settings) 
             image_store = _open_one(image_root, run_root, driver, settings)
             opened.callback(image_store.close)
         additional = []
-        for path in unique(settings.additional_stores):
+        for path in unique([os.path.realpath(path) for path in settings.additional_stores]):
             if Path(path) in (root, image_root):
                 continue
-            found = _open_beside(Path(os.path.abspath(path)), run_root, driver, settings)
+            found = _open_beside(Path(path), run_root, driver, settings)
             if found is not None:
                 opened.callback(found.close)
                 additional.append(found)
@@ -227,7 +228,7 @@ def claim_run_root(context: Context) -> None:
         known = json.loads(note.read_bytes())
     except (FileNotFoundError, ValueError):
         known = {}
-    if known.get("boot") == boot_id and known.get("run") != str(context.run_root):
+    if known.get("boot") == boot_id and os.path.realpath(str(known.get("run"))) != str(context.run_root):
         from lading.materialize.mounttable import MountTable
 
         if MountTable(Path(str(known.get("run")), context.store_id)).records():

@@ -111,7 +111,7 @@ def rebuild(
     """
     from lading.flows import checking, opening
 
-    layout = Layout(Path(os.path.abspath(root)))
+    layout = Layout(Path(os.path.realpath(root)))
     found = marker.recognise(layout)
     with exclusive.alone(layout, "catalog rebuild", settings.wait_s), _told(layout):
         marker.restore(layout, found)

@@ -11,7 +11,8 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -22,7 +23,7 @@ from lading.objects.durable import NO_ROOM, debris
 from lading.objects.layout import Layout
 
 if TYPE_CHECKING:
-    from lading.materialize.mounttable import MountRecord
+    from lading.materialize.inuse import Used
 
 #: Bytes kept aside: some thousands of deleted records, and the rows of one batch of a collection.
 RESERVE_SIZE: Final = 8 << 20
@@ -100,25 +101,31 @@ def _remove_debris(layout: Layout) -> bool:
 
 def _evict(layout: Layout) -> bool:
     """Remove the views that are not mounted: all of them can be made again."""
-    from lading.flows.lowers import views_in_use
     from lading.materialize import cache
 
     try:
-        return cache.evict(layout.cache, keep=views_in_use(_mounts(layout), layout.cache), budget=0, wait_s=0).bytes > 0
+        return cache.evict(layout.cache, keep=partial(_kept, layout), budget=0, wait_s=0).bytes > 0
     except (LadingError, OSError):  # somebody builds one, or there is not even room for the lock
         return False
 
 
-def _mounts(layout: Layout) -> Sequence[MountRecord]:
-    """This boot's mounts, found by what the store remembers of its run root: nobody need have opened it by this one."""
+def _kept(layout: Layout) -> set[str]:
+    from lading.flows.lowers import views_in_use
+
+    return views_in_use(_used(layout), layout.cache)
+
+
+def _used(layout: Layout) -> Used:
+    """What this boot's mounts use, found by what the store remembers of its run root: it may be opened by another one."""
+    from lading.materialize.inuse import Used, used
     from lading.materialize.mounttable import MountTable
 
     try:
         run = json.loads((layout.root / "run").read_bytes())["run"]
         store_id = json.loads(layout.format_marker.read_bytes())["id"]
     except FileNotFoundError:
-        return ()
-    return MountTable(Path(run, store_id)).records()
+        return Used(frozenset(), frozenset(), False)
+    return used(MountTable(Path(run, store_id)), layout.layers, layout.trees)
 
 
 def put_back(layout: Layout) -> None:

@@ -36,6 +36,7 @@ def seal(context: Context, ref: str) -> Layer:
 
     Raises:
         LayerMounted: the layer is mounted.
+        MountedElsewhere: it is, in another mount namespace.
     """
     from lading.flows import layers
 
@@ -44,7 +45,7 @@ def seal(context: Context, ref: str) -> Layer:
     if layer.origin:
         return layer  # such layers are never written to through a mount
     with areas.locked(context, [layer.id], "seal"):
-        if areas.mount_record(context, layer.id) is not None:
+        if areas.mount_here(context, layer.id) is not None:
             raise LayerMounted(f"layer {layer.id}")
         return seal_locked(context, layer.id)
 

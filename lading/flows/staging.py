@@ -165,9 +165,12 @@ class _target:  # noqa: N801 - used like a function
 
     def __enter__(self) -> _target:
         self._lock.__enter__()
-        if self._found is not None and areas.mount_record(self._context, self._found.id) is not None:
+        try:
+            if self._found is not None and areas.mount_here(self._context, self._found.id) is not None:
+                raise sealing.LayerMounted(f"layer {self._found.id}")
+        except BaseException:
             self._lock.__exit__(None, None, None)
-            raise sealing.LayerMounted(f"layer {self._found.id}")
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:
