@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from lading import private
+from lading import locks, private
 from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
 
 
@@ -83,7 +83,7 @@ def meaning(error: Exception, path: Path) -> Exception:
     if isinstance(error, UnicodeDecodeError):  # also of a message of SQLite's that quotes what is damaged
         return Corrupt(f"{path} is damaged: it has text that is no UTF-8; run `lading catalog rebuild`")
     if "locked" in words or "busy" in words:
-        return Busy(f"catalog is busy: {words}")
+        return busy(words, path)
     if "full" in words:
         return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}; free some, or run gc")
     if "readonly" in words or "read-only" in words:
@@ -103,6 +103,55 @@ def meaning(error: Exception, path: Path) -> Exception:
     if "disk I/O error" in words:
         return OSError(errno.EIO, os.strerror(errno.EIO), str(path))
     return error
+
+
+#: Bytes that SQLite locks in the shared memory beside a database in WAL mode: for writing, checkpoints and recovery, each of
+#: which one connection has at a time; then one for each mark of readers.
+_SHM_ALONE: Final = (120, 3)
+
+#: Bytes that it locks in the database file: whoever wants it alone, as in other modes, has some of them for writing.
+_FILE_LOCKS: Final = (1 << 30, 512)
+
+
+def busy(words: str, path: Path) -> Busy:
+    """Say that a database is held by somebody who does not take our locks, and by whom if that can be found.
+
+    Args:
+        words: SQLite's.
+        path: the database.
+    """
+    for file, (start, length), shared in ((Path(f"{path}-shm"), _SHM_ALONE, False), (path, _FILE_LOCKS, True)):
+        try:
+            own = _own_descriptor(file)
+            if own is None:
+                who = locks.listed_holder(file, start, length)
+            else:
+                who = locks.range_holder(own, start, length, shared=shared)
+        except OSError:  # closed meanwhile, or a filesystem without such locks
+            continue
+        if who:
+            return Busy(f"catalog is busy: {words}: held by {who}; try again")
+    return Busy(f"catalog is busy: {words}; try again")
+
+
+def _own_descriptor(file: Path) -> int | None:
+    """A descriptor by which SQLite has a file open in this process.
+
+    None is opened for the purpose: closing it would drop all locks that SQLite has on the file.
+    """
+    try:
+        wanted = os.stat(file)
+        numbers = [int(number) for number in os.listdir("/proc/self/fd")]
+    except OSError:
+        return None
+    for number in numbers:
+        try:
+            found = os.fstat(number)
+        except OSError:  # of the listing itself
+            continue
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return number
+    return None
 
 
 def _refused(path: Path) -> OSError | None:

@@ -393,3 +393,41 @@ def test_a_read_only_filesystem_can_be_read(tmp_path: Path, with_log: bool) -> N
 
     assert (found, sorted(os.listdir(folder))) == (["a"], before)
     live.close()
+
+
+#: What another program does to the database that keeps it from being written, or from being read as well.
+HOLDS = {
+    "a transaction": "BEGIN IMMEDIATE",
+    "the file": "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; INSERT INTO meta VALUES ('x', 'y')",
+}
+
+
+@pytest.mark.parametrize("how", HOLDS)
+def test_another_program_that_holds_the_database_is_named(tmp_path: Path, how: str) -> None:
+    """By its process and command, once the limit has passed; nothing is half done, and then all goes on."""
+    program = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for statement in sys.argv[2].split('; '):\n"
+        "    connection.execute(statement).fetchall()\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    open_catalog(tmp_path / "c").close()
+    command = [sys.executable, "-c", program, str(tmp_path / "c/catalog.db"), HOLDS[how]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match=rf"is locked: held by process {holder.pid} \(.*python.*\); try again$"):
+            opened_and_written(tmp_path / "c")
+        holder.communicate()
+    assert opened_and_written(tmp_path / "c") == (1, 1)
+
+
+def opened_and_written(folder: Path) -> tuple[int, int]:
+    opened = open_catalog(folder, wait_s=0.1)
+    try:
+        create(opened, "a")
+        return counts(opened)
+    finally:
+        opened.close()
