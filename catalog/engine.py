@@ -1,4 +1,4 @@
-"""The SQLite that the catalog runs on: which one, what a connection is, where its file may lie, what its errors mean."""
+"""The SQLite that the catalog runs on: which one, what a connection is, what its errors mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from lading import locks, private
-from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
+from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly
 
 
 def _load_peewee() -> Any:
@@ -28,10 +28,6 @@ def _load_peewee() -> Any:
 peewee: Any = _load_peewee()
 sqlite: Any = peewee.sqlite3
 
-_NETWORK_FILESYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs"}
-)
-
 
 class Connection(Protocol):
     """A raw SQLite connection."""
@@ -47,21 +43,6 @@ class Connection(Protocol):
 
 class Tracked(sqlite.Connection):  # type: ignore[misc]
     """A connection that can be referred to weakly, so that closing the catalog finds it."""
-
-
-def refuse_network(path: Path) -> None:
-    """Refuse a network filesystem: the shared memory beside a WAL database reaches one machine only.
-
-    Raises:
-        Unsupported: with the filesystem's type.
-    """
-    status = path.parent.stat()
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind = rest.partition(" ")[0]
-        if fields.split(" ", 3)[2] == device and kind in _NETWORK_FILESYSTEMS:
-            raise Unsupported(f"{path.parent} is on a network filesystem ({kind}): a catalog needs a local one")
 
 
 #: Words of SQLite's behind which the operating system may have refused anything.
