@@ -31,8 +31,9 @@ _NETWORK_FUSE: Final = frozenset(
     )
 )  # fmt: skip
 
-#: Bytes of ``struct statfs``, and more. Its first member, a ``long``, is the number.
+#: Bytes of ``struct statfs``, and more. Its first member is the number.
 _STATFS_SIZE: Final = 256
+_MEMBER: Final = ctypes.c_uint if os.uname().machine.startswith("s390") else ctypes.c_ulong
 
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -63,7 +64,7 @@ def _number(folder: Path) -> int:
     found = ctypes.create_string_buffer(_STATFS_SIZE)
     if _libc.statfs(os.fsencode(folder), found) != 0:
         return 0
-    return ctypes.c_long.from_buffer(found).value & 0xFFFFFFFF
+    return _MEMBER.from_buffer(found).value & 0xFFFFFFFF
 
 
 def _mounted_type(folder: Path) -> str:
