@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from blake3 import blake3
 
+from lading.catalog import records
 from lading.catalog.journal import Head, Line, parse_line
 
 #: A file that is longer than this without a newline is no journal: its lines are records' states.
@@ -38,6 +39,7 @@ class Place(NamedTuple):
     digest: str
     durable: str  #: digest of the newest durable line when this one was written
     snapshot: str  #: object that holds all records as of this line; empty for ordinary ones
+    said: bytes = b""  #: marks of what it says of records, see ``records.marks``, if they were asked for
 
     @property
     def says_all(self) -> bool:
@@ -69,12 +71,20 @@ def segments(folder: Path) -> list[Path]:
     return sorted((path for path in folder.glob("*.log") if path.stem.isdigit()), key=lambda path: int(path.stem))
 
 
-def scan(folder: Path) -> tuple[list[Place], bool]:
+#: The places of whole lines, and whether the last segment ends in something that has the form of a line and is none: a
+#: damaged one, or one that was being written when the power went.
+Scan = tuple[list[Place], bool]
+
+
+def scan(folder: Path, *, said: bool = False) -> Scan:
     """Find the whole lines of all segments.
 
-    Returns:
-        Their places, and whether the last segment ends in something that has the form of a line and is none: a
-        damaged one, or one that was being written when the power went.
+    Args:
+        folder: the journal's.
+        said: also note what they say of records.
+
+    Raises:
+        FileNotFoundError: a writer has removed a segment meanwhile.
     """
     places: list[Place] = []
     damaged_end = False
@@ -88,7 +98,8 @@ def scan(folder: Path) -> tuple[list[Place], bool]:
                 if line is not None:
                     snapshot = str(line.body.get("snapshot", ""))
                     links = (line.seq, line.prev, line.digest, line.durable)
-                    places.append(Place(line.segment, offset, end, *links, snapshot))
+                    marks = records.marks(line.body.get("changes", ())) if said else b""
+                    places.append(Place(line.segment, offset, end, *links, snapshot, marks))
                     damaged_end = False
                 elif len(raw) > 1:
                     damaged_end = raw[-35:-33] == b"} " and raw.endswith(b"\n")
@@ -96,7 +107,13 @@ def scan(folder: Path) -> tuple[list[Place], bool]:
     return places, damaged_end
 
 
-def find_chain(folder: Path, is_stored: Callable[[str], bool] | None = None, *, at: Head | None = None) -> Chain:
+def find_chain(
+    folder: Path,
+    is_stored: Callable[[str], bool] | None = None,
+    *,
+    at: Head | None = None,
+    scanned: Scan | None = None,
+) -> Chain:
     """Follow the chain backwards, from the newest line or from a catalog's.
 
     Args:
@@ -105,8 +122,9 @@ def find_chain(folder: Path, is_stored: Callable[[str], bool] | None = None, *, 
             there are lines.
         at: a catalog's head: what was written behind it was not committed. When its line is not there, the newest one that
             was synced is begun with, and without that the newest of all.
+        scanned: what :func:`scan` has just found there; None to look.
     """
-    places, damaged_end = scan(folder)
+    places, damaged_end = scanned or scan(folder)
     by_digest = {place.digest: place for place in places}
     chain: list[Place] = []
     holes: list[str] = []
@@ -179,19 +197,20 @@ def read_chain(folder: Path) -> list[Line]:
     return list(read_lines(folder, find_chain(folder).places))
 
 
-def lost_commits(folder: Path, at: Head, *, unsynced: bool = False) -> str:
+def lost_commits(folder: Path, at: Head, *, unsynced: bool = False, scanned: Scan | None = None) -> str:
     """Compare a catalog's head with the journal, while nobody writes.
 
     Args:
         folder: the journal's.
         at: the head.
         unsynced: also tell of lines up to the head that are lost and were never synced.
+        scanned: what :func:`scan` has just found there; None to look.
 
     Returns:
         What is wrong, as a sentence; empty when they agree. Lines behind the head that know of no later durable one
         are of transactions that did not commit.
     """
-    places, _ = scan(folder)
+    places, _ = scanned or scan(folder)
     wanted = at.digest if unsynced else at.durable
     if wanted and not any(place.digest == wanted for place in places):
         later = [place.seq for place in places if place.seq > at.seq and place.prev != at.digest]

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from lading import locks, private
-from lading.catalog.engine import Connection, Tracked, meaning, peewee, refuse_network, sqlite
+from lading.catalog.engine import Connection, Tracked, meaning, peewee, sqlite
+from lading.catalog.network import refuse_network
 from lading.errors import Busy, Corrupt, Full, InvalidInput, ReadOnly, Unsupported
 from lading.values import RecordKind
 
@@ -94,7 +95,7 @@ class Catalog:
             relaxed: leave commits that only add to whoever syncs next: a power loss takes the newest of them.
 
         Raises:
-            Unsupported: a newer version wrote it.
+            Unsupported: a newer version wrote it, or it is to be written to on a network filesystem.
             Corrupt: it is no catalog.
         """
         if read_only:
@@ -112,6 +113,7 @@ class Catalog:
         catalog = cls(path, journal, lock, database, read_only=False, wait_s=wait_s, relaxed=relaxed)
         try:
             if create:
+                refuse_network(path)
                 catalog._make_file()
                 catalog._migrate()
         except BaseException:
@@ -140,7 +142,6 @@ class Catalog:
             with self._locked("open"):
                 if migrations.version(conn) == 0:
                     self._refuse_lost_catalog()
-                    refuse_network(self.path)
                 mode = conn.execute("PRAGMA journal_mode = WAL").fetchone()[0]
                 if mode != "wal":
                     raise Unsupported(f"{self.path}: this filesystem cannot hold a catalog (journal mode {mode})")

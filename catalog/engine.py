@@ -1,4 +1,4 @@
-"""The SQLite that the catalog runs on: which one, what a connection is, where its file may lie, what its errors mean."""
+"""The SQLite that the catalog runs on: which one, what a connection is, what its errors mean."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from lading import private
-from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly, Unsupported
+from lading import locks, private
+from lading.errors import Busy, Corrupt, FileTooLarge, Full, InvalidInput, ReadOnly
 
 
 def _load_peewee() -> Any:
@@ -28,10 +28,6 @@ def _load_peewee() -> Any:
 peewee: Any = _load_peewee()
 sqlite: Any = peewee.sqlite3
 
-_NETWORK_FILESYSTEMS: Final = frozenset(
-    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ceph", "afs", "fuse.sshfs", "fuse.glusterfs"}
-)
-
 
 class Connection(Protocol):
     """A raw SQLite connection."""
@@ -47,21 +43,6 @@ class Connection(Protocol):
 
 class Tracked(sqlite.Connection):  # type: ignore[misc]
     """A connection that can be referred to weakly, so that closing the catalog finds it."""
-
-
-def refuse_network(path: Path) -> None:
-    """Refuse a network filesystem: the shared memory beside a WAL database reaches one machine only.
-
-    Raises:
-        Unsupported: with the filesystem's type.
-    """
-    status = path.parent.stat()
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        kind = rest.partition(" ")[0]
-        if fields.split(" ", 3)[2] == device and kind in _NETWORK_FILESYSTEMS:
-            raise Unsupported(f"{path.parent} is on a network filesystem ({kind}): a catalog needs a local one")
 
 
 #: Words of SQLite's behind which the operating system may have refused anything.
@@ -83,7 +64,7 @@ def meaning(error: Exception, path: Path) -> Exception:
     if isinstance(error, UnicodeDecodeError):  # also of a message of SQLite's that quotes what is damaged
         return Corrupt(f"{path} is damaged: it has text that is no UTF-8; run `lading catalog rebuild`")
     if "locked" in words or "busy" in words:
-        return Busy(f"catalog is busy: {words}")
+        return busy(words, path)
     if "full" in words:
         return Full(f"{path}: {os.strerror(errno.ENOSPC).lower()}; free some, or run gc")
     if "readonly" in words or "read-only" in words:
@@ -103,6 +84,55 @@ def meaning(error: Exception, path: Path) -> Exception:
     if "disk I/O error" in words:
         return OSError(errno.EIO, os.strerror(errno.EIO), str(path))
     return error
+
+
+#: Bytes that SQLite locks in the shared memory beside a database in WAL mode: for writing, checkpoints and recovery, each of
+#: which one connection has at a time; then one for each mark of readers.
+_SHM_ALONE: Final = (120, 3)
+
+#: Bytes that it locks in the database file: whoever wants it alone, as in other modes, has some of them for writing.
+_FILE_LOCKS: Final = (1 << 30, 512)
+
+
+def busy(words: str, path: Path) -> Busy:
+    """Say that a database is held by somebody who does not take our locks, and by whom if that can be found.
+
+    Args:
+        words: SQLite's.
+        path: the database.
+    """
+    for file, (start, length), shared in ((Path(f"{path}-shm"), _SHM_ALONE, False), (path, _FILE_LOCKS, True)):
+        try:
+            own = _own_descriptor(file)
+            if own is None:
+                who = locks.listed_holder(file, start, length)
+            else:
+                who = locks.range_holder(own, start, length, shared=shared)
+        except OSError:  # closed meanwhile, or a filesystem without such locks
+            continue
+        if who:
+            return Busy(f"catalog is busy: {words}: held by {who}; try again")
+    return Busy(f"catalog is busy: {words}; try again")
+
+
+def _own_descriptor(file: Path) -> int | None:
+    """A descriptor by which SQLite has a file open in this process.
+
+    None is opened for the purpose: closing it would drop all locks that SQLite has on the file.
+    """
+    try:
+        wanted = os.stat(file)
+        numbers = [int(number) for number in os.listdir("/proc/self/fd")]
+    except OSError:
+        return None
+    for number in numbers:
+        try:
+            found = os.fstat(number)
+        except OSError:  # of the listing itself
+            continue
+        if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
+            return number
+    return None
 
 
 def _refused(path: Path) -> OSError | None:

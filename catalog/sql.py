@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from lading.catalog.database import Catalog
-from lading.catalog.engine import sqlite
+from lading.catalog.engine import busy, sqlite
 from lading.errors import Busy, Corrupt, InvalidInput
 
 #: What SQLite may be asked to do while a statement is prepared: reading, functions, recursion.
@@ -63,8 +63,9 @@ def query(catalog: Catalog, sql: str, parameters: Sequence[Any] = ()) -> tuple[l
     try:
         cursor = connection.execute(sql, tuple(parameters))
     except (sqlite.Error, sqlite.Warning, ValueError, OverflowError) as error:
+        refused = _refusal(error, catalog.path)
         reader.close()
-        raise _refusal(error) from error
+        raise refused from error
     if cursor.description is None:
         reader.close()
         raise InvalidInput("the query returns no rows: give a SELECT")
@@ -77,19 +78,19 @@ def _rows(reader: Catalog, cursor: Any) -> Iterator[tuple[Any, ...]]:
         while rows := cursor.fetchmany(_FETCH):
             yield from rows
     except sqlite.Error as error:
-        raise _refusal(error) from error
+        raise _refusal(error, reader.path) from error
     finally:
         reader.close()
 
 
-def _refusal(error: Exception) -> InvalidInput | Busy | Corrupt:
+def _refusal(error: Exception, path: Path) -> InvalidInput | Busy | Corrupt:
     words = " ".join(str(error).split())
     if words == "interrupted":
         raise KeyboardInterrupt
     if "not authorized" in words or "prohibited" in words or "readonly" in words:
         return InvalidInput("the query does more than read: only SELECT is allowed")
     if "locked" in words or "busy" in words:
-        return Busy(f"catalog is busy: {words}")
+        return busy(words, path)
     if "malformed" in words:
         return Corrupt(f"the catalog is damaged: {words}; run `lading catalog rebuild`")
     return InvalidInput(f"the query cannot be run: {words}")

@@ -10,11 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from lading import private
 from lading.errors import Busy
@@ -34,6 +35,22 @@ _PLACES: Final = 32
 _NAMED_MAX: Final = 3
 _COMMAND_SIZE: Final = 60
 _VERB_SIZE: Final = 40
+
+#: ``struct flock`` of 64-bit Linux: type, whence, start, length, pid.
+_FLOCK: Final = struct.Struct("hhqqi4x")
+
+
+#: Last byte of a lock that has no end.
+_END: Final = (1 << 63) - 1
+
+
+class _Lock(NamedTuple):
+    """A lock as the kernel lists it."""
+
+    pid: int
+    alone: bool
+    first: int
+    last: int
 
 
 def take(descriptor: int, operation: int, what: str, *, wait_s: float | None = None) -> None:
@@ -113,6 +130,44 @@ def describe_holders(descriptor: int) -> str:
     return " and ".join(words) or "another process"
 
 
+def range_holder(descriptor: int, start: int, length: int, *, shared: bool = False) -> str:
+    """Name another process whose lock of a file's bytes, SQLite's kind, keeps this one from taking them.
+
+    Args:
+        descriptor: the file. Whoever has locks of this kind on a file must not close any descriptor of it.
+        start: the first byte.
+        length: how many.
+        shared: ask for a lock that several may have.
+
+    Returns:
+        Empty for none.
+    """
+    asked = _FLOCK.pack(fcntl.F_RDLCK if shared else fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    if kind == fcntl.F_UNLCK:
+        return ""
+    return described(pid) if pid > 0 else "another process"  # of another container
+
+
+def listed_holder(path: Path, start: int, length: int) -> str:
+    """Name another process that has some of a file's bytes alone, opening nothing; less sure than :func:`range_holder`.
+
+    Returns:
+        Empty for none that is known.
+    """
+    try:
+        found = _listed(os.stat(path), "POSIX")
+    except FileNotFoundError:
+        return ""
+    others = [lock.pid for lock in found if lock.alone and lock.first < start + length and lock.last >= start]
+    return next((described(pid) for pid in others if pid != os.getpid()), "")
+
+
+def described(pid: int) -> str:
+    """A process by its number and, where it can be read, its command."""
+    return _described(pid, None)
+
+
 def _described(pid: int, said: tuple[str, int] | None) -> str:
     if said is not None:
         verb, since = said
@@ -148,19 +203,22 @@ def _notes(descriptor: int) -> dict[int, tuple[str, int]]:
 
 
 def _holding(descriptor: int) -> list[int]:
-    """Processes that hold a ``flock`` lock on a file, as the kernel lists them.
+    """Processes that hold a ``flock`` lock on a file."""
+    return list({lock.pid: None for lock in _listed(os.fstat(descriptor), "FLOCK")})
+
+
+def _listed(status: os.stat_result, kind: str) -> list[_Lock]:
+    """Locks of a file that processes hold, as the kernel lists them.
 
     A filesystem may have another device number there than a file's status tells: such a list finds nobody.
     """
-    status = os.fstat(descriptor)
     wanted = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    found: dict[int, None] = {}
     try:
-        lines = Path("/proc/locks").read_text().splitlines()
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
     except OSError:
         return []
-    for line in lines:
-        fields = line.split()
-        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted and fields[4].isdigit() and int(fields[4]):
-            found[int(fields[4])] = None
-    return list(found)
+    return [
+        _Lock(int(pid), way == "WRITE", int(first), int(last) if last.isdigit() else _END)
+        for _, form, _, way, pid, file, first, last in (fields for fields in lines if len(fields) == 8)
+        if form == kind and file == wanted and pid.isdigit() and int(pid)
+    ]

@@ -16,13 +16,17 @@ from lading.catalog import reach
 from lading.catalog.engine import Connection
 from lading.driveroptions import parse_size
 from lading.errors import Corrupt
-from lading.flows import damage, driver, journaling, modified, scrub, stores
+from lading.flows import agreement, damage, driver, modified, scrub, stores
 from lading.flows.context import Context
 from lading.objects import verify
 from lading.values import Container, Image, Layer, printable
 
 #: Age from which a layer that nothing uses is an error, in nanoseconds: a day.
 MAX_AGE_NS: Final = 24 * 3600 * 10**9
+
+#: Where findings are put that tell of records whose rows somebody has changed by other means. They are the store's: no
+#: repair may take such a record for damaged and delete it.
+RECORDS: Final = "records"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class CheckReport:
     depths: tuple[tuple[str, float, str], ...]  #: name, seconds, what was looked at
     incomplete: bool = False  #: something could not be checked
     damaged: int = 0  #: packs and objects that some record needs and that are not as they should be
+    forged: bool = False  #: records of a store that may be written to are not what was committed
 
     def ids(self, kind: str) -> list[str]:
         """Ids of a kind with findings, in order."""
@@ -86,6 +91,7 @@ def check(
     """
     budget = scrub.Budget(parse_size(rate) if isinstance(rate, str) else rate, seconds) if content else None
     incomplete = False
+    forged = False
     damaged = 0
     findings: list[Finding] = []
     depths: list[tuple[str, float, str]] = []
@@ -102,13 +108,14 @@ def check(
         incomplete |= unread
         damaged += lost
         if not prefix:
+            forged |= any(finding.id == RECORDS for finding in own)
             _unused(context, origin, errors, max_age_ns)
         for kind, found in (("layer", errors.layers), ("image", errors.images), ("container", errors.containers)):
             for record_id, messages in found.items():
                 if (kind, record_id) not in seen:
                     findings += [Finding(prefix + kind, record_id, prefix + message) for message in messages]
         seen.update((finding.kind.removeprefix("read-only "), finding.id) for finding in findings)
-    return CheckReport(tuple(dict.fromkeys(findings)), tuple(depths), incomplete, damaged)
+    return CheckReport(tuple(dict.fromkeys(findings)), tuple(depths), incomplete, damaged, forged)
 
 
 def _check_store(
@@ -132,6 +139,7 @@ def _check_store(
     errors = _Errors()
     own: list[Finding] = []
     started = time.monotonic()
+    agreed = agreement.compare(part)
     with part.catalog.read() as conn:
         own += _catalog(conn)
         _disagreeing(conn, errors)
@@ -139,9 +147,14 @@ def _check_store(
         layers = {layer.id: layer for layer in catalog_layers.list_layers(conn)}
         images = catalog_images.list_images(conn)
         containers = catalog_containers.list_containers(conn) if origin == 0 else []
-    own += [Finding("store", "journal", f"journal: {words}") for words in journaling.disagreements(part)]
-    depths.append(("catalog", time.monotonic() - started, "constraints, foreign keys, records, journal"))
+    own += [Finding("store", "journal", f"journal: {words}") for words in agreed.lines]
+    own += [Finding("store", RECORDS, words) for words in agreed.records]
+    words = "constraints, foreign keys, records, journal" + (
+        "" if agreed.compared else "; records were not compared with it"
+    )
+    depths.append(("catalog", time.monotonic() - started, words))
     found, unread = _bytes(part, packs, depths, budget)
+    unread += agreed.unread
     own += [Finding("store", part.store_id, words) for words in unread]
     with part.catalog.read() as conn:
         lost = _without_recipe(conn, errors)

@@ -6,22 +6,18 @@ writer's, and a refusal says who is there.
 
 from __future__ import annotations
 
-import fcntl
 import os
-import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from lading import locks
 from lading.catalog.database import Catalog
 from lading.errors import Busy, InUse
 from lading.objects.durable import make_dir
 from lading.objects.epoch import Epochs
 from lading.objects.layout import Layout
-
-#: ``struct flock`` of 64-bit Linux: type, whence, start, length, pid.
-_FLOCK: Final = struct.Struct("hhqqi4x")
 
 #: SQLite's locks in a ``-shm`` file: every open connection holds one of these bytes shared.
 _SHM_LOCKS: Final = (120, 9)
@@ -99,12 +95,10 @@ def refuse_open(layout: Layout, shared: Path | None = None) -> None:
     except FileNotFoundError:
         return
     try:
-        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, *_SHM_LOCKS, 0)
-        kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+        who = locks.range_holder(descriptor, *_SHM_LOCKS)
     finally:
         os.close(descriptor)
-    if kind != fcntl.F_UNLCK:
-        who = described(pid) if pid > 0 else "another process"
+    if who:
         raise Busy(f"store {layout.root} is open in {who}; try again when that has ended")
 
 
@@ -121,15 +115,4 @@ def holders(path: Path) -> str:
         fields = line.split()
         if len(fields) > 5 and fields[1] == "FLOCK" and fields[5] == wanted and fields[4].isdigit():
             pids.append(int(fields[4]))
-    return " and ".join(described(pid) for pid in dict.fromkeys(pids) if pid) or "another process"
-
-
-def described(pid: int) -> str:
-    """A process by its number and, where it can be read, its command."""
-    from lading.values import printable
-
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").strip().decode(errors="replace")
-    except OSError:
-        words = ""
-    return f"process {pid} ({printable(words[:60])})" if words else f"process {pid}"
+    return " and ".join(locks.described(pid) for pid in dict.fromkeys(pids) if pid) or "another process"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any, Final
+from typing import Any
 
-from lading.catalog import chain, records
 from lading.catalog import content as catalog_content
+from lading.catalog import records
 from lading.catalog.engine import Connection
 from lading.catalog.journal import Head, Journal, head
 from lading.errors import Busy, Corrupt, InvalidInput
+from lading.flows import agreement
 from lading.flows.context import Context
 from lading.flows.tidying import tidying
 from lading.values import KIND_SNAPSHOT
-
-#: Looks at a journal that is being written to, until one falls between two writers.
-_TRIES: Final = 20
 
 
 def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
@@ -33,6 +31,8 @@ def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
     with context.catalog.read() as conn:
         if not damaged and not journal.needs_snapshot(conn):
             return False
+    if agreement.compare(context).records:
+        return False  # the journal alone has what was committed; a check tells so
     with context.epochs.shared() as epoch:
         with context.catalog.read() as conn:
             seen = conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0]
@@ -111,33 +111,8 @@ def _line(kind: str, record_id: str, state: dict[str, Any] | None) -> bytes:
     return json.dumps([kind, record_id, state], separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
 
 
-def disagreements(context: Context, *, unsynced: bool = False) -> list[str]:
-    """Compare the journal with the catalog, also while others write.
-
-    Args:
-        context: the store.
-        unsynced: also tell of lines that were never synced, and are lost; the next writer says them anew.
-
-    Returns:
-        A sentence for each thing that is wrong, with the way out.
-    """
-    folder = context.layout.journal
-    for _ in range(_TRIES):
-        with context.catalog.read() as conn:
-            before = head(conn)
-        lost = chain.lost_commits(folder, before, unsynced=unsynced)
-        holes = chain.find_chain(folder, lambda digest: bool(context.locate([bytes.fromhex(digest)])), at=before).holes
-        with context.catalog.read() as conn:
-            if head(conn) != before:
-                continue  # a line that was read may be newer than the head: neither is wrong
-        if lost.startswith("the catalog"):
-            return [f"{lost}; run `lading catalog rebuild`"]
-        return [f"{words}; the catalog has it: run `lading catalog rejournal`" for words in ([lost] if lost else holes)]
-    return []  # written to all the while, and every writer makes the same comparison
-
-
 def rejournal(context: Context) -> list[str]:
-    """Begin the journal anew from a sound catalog, putting the damaged segments aside.
+    """Begin the journal anew from a sound catalog, putting aside segments that are damaged or say something else.
 
     Returns:
         Paths of what was put aside.
@@ -150,11 +125,11 @@ def rejournal(context: Context) -> list[str]:
     from lading.flows.install import set_segments_aside
 
     context.need_writable()
-    wrong = disagreements(context, unsynced=True)
-    if not wrong:
+    found = agreement.compare(context, unsynced=True)
+    if not found.lines and not found.records and not found.unread:
         raise InvalidInput(f"{context.layout.journal} is sound and agrees with the catalog: there is nothing to renew")
-    if wrong[0].startswith("the catalog is older"):
-        raise Corrupt(wrong[0])
+    if found.lines and found.lines[0].startswith("the catalog is older"):
+        raise Corrupt(found.lines[0])
     with context.epochs.shared() as epoch:
         with context.catalog.read() as conn:
             at = head(conn)

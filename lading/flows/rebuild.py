@@ -26,7 +26,7 @@ from lading.catalog.engine import meaning, sqlite
 from lading.catalog.journal import head
 from lading.config import Settings
 from lading.errors import Busy, Corrupt, Full, InvalidInput, LadingError, ReadOnly, Unsupported
-from lading.flows import exclusive, journaling, marker, replaying
+from lading.flows import agreement, exclusive, journaling, marker, replaying
 from lading.flows.context import Context, Progress
 from lading.flows.install import put_in_place, settle_alone
 from lading.objects.durable import Staging, fsync_dir, fsync_file, make_dir
@@ -117,7 +117,7 @@ def rebuild(
         marker.restore(layout, found)
         # What an earlier rebuild took from the catalog before it was stopped is in the one that it made.
         finished = settle_alone(layout)
-        _refuse_needless(layout, force=force or finished)
+        _refuse_needless(layout, settings, force=force or finished)
         with closing(_Rebuild(layout, str(found["id"]), settings, progress, force=force)) as made:
             made.build()
             kept = made.install()
@@ -138,9 +138,9 @@ def _told(layout: Layout) -> Iterator[None]:
         raise meaning(error, layout.new_catalog) from error
 
 
-def _refuse_needless(layout: Layout, *, force: bool) -> None:
+def _refuse_needless(layout: Layout, settings: Settings, *, force: bool) -> None:
     """Look at the catalog that is there."""
-    words = _state(layout, force=force)
+    words = _state(layout, settings, force=force)
     if words and not words.startswith(_AHEAD):
         return
     if words:
@@ -157,7 +157,7 @@ def _refuse_needless(layout: Layout, *, force: bool) -> None:
 _AHEAD: Final = "the journal has lost lines"
 
 
-def _state(layout: Layout, *, force: bool) -> str:
+def _state(layout: Layout, settings: Settings, *, force: bool) -> str:
     """Say what is wrong with the present catalog; empty when it is sound, and agrees with the journal."""
     if not layout.catalog_db.exists() or not layout.catalog_db.stat().st_size:
         return "the catalog is missing"
@@ -173,6 +173,7 @@ def _state(layout: Layout, *, force: bool) -> str:
         return str(error)
     except (ValueError, TypeError, sqlite.Error) as error:
         return f"{layout.catalog_db} is damaged: {error}"
+    context = Context(layout.root, layout.root, "", catalog, settings, "vfs", writable=False)
     try:
         with catalog.read() as conn:
             for (words,) in conn.execute("PRAGMA quick_check"):
@@ -181,13 +182,15 @@ def _state(layout: Layout, *, force: bool) -> str:
             at = head(conn)
         lost = journal_chain.lost_commits(layout.journal, at, unsynced=True)
         newest = journal_chain.find_chain(layout.journal).head
-        return lost or ("" if newest.digest == at.digest else "the journal has a line that the catalog has not seen")
+        if lost or newest.digest != at.digest:
+            return lost or "the journal has a line that the catalog has not seen"
+        return next(iter(agreement.compare(context).records), "")
     except LadingError as error:
         return str(error)
     except (ValueError, TypeError, sqlite.Error) as error:
         return f"{layout.catalog_db} is damaged: {error}"
     finally:
-        catalog.close()
+        context.close()
 
 
 class _Rebuild:

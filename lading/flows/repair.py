@@ -32,8 +32,11 @@ def repair(
 
     Raises:
         InvalidInput: something is still damaged, and a copy that the caller named could not be read to its end: it may
-            have what is missing. Nothing was removed.
+            have what is missing. Or records are not what was committed, so that what seems damaged may only miss them.
+            Nothing was removed.
     """
+    if report.forged:
+        raise InvalidInput("nothing is deleted: run `lading catalog rebuild` first, which brings records back")
     if healed is not None and healed.unused and healed.left:
         raise InvalidInput("nothing is deleted: a copy that was named could not be used")
     failures: list[str] = []

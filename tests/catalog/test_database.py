@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lading.catalog import database, engine, layers, names
+from lading.catalog import database, layers, names, network
 from lading.catalog.chain import read_chain
 from lading.catalog.database import Catalog
 from lading.catalog.engine import sqlite
@@ -348,16 +348,50 @@ def test_a_file_that_is_no_catalog_is_refused(tmp_path: Path, read_only: bool) -
     assert (tmp_path / "catalog.db").read_bytes() == b"no database" * 1000
 
 
-def test_a_network_filesystem_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By its type; here every type stands for one."""
+NETWORK = {
+    0x6969: "nfs", 0xFF534D42: "cifs", 0xFE534D42: "smb3", 0x01021997: "9p", 0x6B414653: "afs", 0x00C36400: "ceph",
+    0x0BD00BD0: "lustre", 0x47504653: "gpfs", 0x786F4256: "vboxsf",
+}  # fmt: skip
 
-    class Everything(frozenset[str]):
-        def __contains__(self, kind: object) -> bool:
-            return True
 
-    monkeypatch.setattr(engine, "_NETWORK_FILESYSTEMS", Everything())
-    with pytest.raises(Unsupported, match="network filesystem"):
-        open_catalog(tmp_path / "c")
+@pytest.mark.parametrize("number", NETWORK)
+def test_a_network_filesystem_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """For a new catalog, and for one that was carried there; reading goes on."""
+    open_catalog(tmp_path / "old").close()
+    monkeypatch.setattr(network, "_number", lambda folder: number)
+    for name in ("new", "old"):
+        with pytest.raises(
+            Unsupported, match=rf"{name} is on a network filesystem \({NETWORK[number]}\): .* local one"
+        ):
+            open_catalog(tmp_path / name)
+    assert not (tmp_path / "new/catalog.db").exists()
+    opened = open_catalog(tmp_path / "old", read_only=True)
+    assert ids(opened) == []
+    opened.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "refused"), [("fuse.sshfs", True), ("fuse.fuse-overlayfs", False), ("virtiofs", False)]
+)
+def test_what_is_behind_fuse_tells_whether_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, refused: bool
+) -> None:
+    """By the type in the list of mounts: the number is the same for all."""
+    monkeypatch.setattr(network, "_number", lambda folder: 0x65735546)
+    monkeypatch.setattr(network, "_mounted_type", lambda folder: kind)
+    if refused:
+        with pytest.raises(Unsupported, match=kind):
+            open_catalog(tmp_path / "c")
+    else:
+        open_catalog(tmp_path / "c").close()
+
+
+def test_kinds_of_filesystems_are_those_that_the_system_tells(tmp_path: Path) -> None:
+    """By another program's word, and by another file's."""
+    told = subprocess.run(["stat", "-f", "-c", "%t", tmp_path], capture_output=True, check=True).stdout
+    assert network._number(tmp_path) == int(told, 16)
+    assert network._number(tmp_path / "missing") == 0
+    assert (network._number(Path("/proc")), network._mounted_type(Path("/proc"))) == (0x9FA0, "proc")
 
 
 @contextmanager
@@ -393,3 +427,41 @@ def test_a_read_only_filesystem_can_be_read(tmp_path: Path, with_log: bool) -> N
 
     assert (found, sorted(os.listdir(folder))) == (["a"], before)
     live.close()
+
+
+#: What another program does to the database that keeps it from being written, or from being read as well.
+HOLDS = {
+    "a transaction": "BEGIN IMMEDIATE",
+    "the file": "PRAGMA locking_mode = EXCLUSIVE; BEGIN EXCLUSIVE; INSERT INTO meta VALUES ('x', 'y')",
+}
+
+
+@pytest.mark.parametrize("how", HOLDS)
+def test_another_program_that_holds_the_database_is_named(tmp_path: Path, how: str) -> None:
+    """By its process and command, once the limit has passed; nothing is half done, and then all goes on."""
+    program = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "for statement in sys.argv[2].split('; '):\n"
+        "    connection.execute(statement).fetchall()\n"
+        "print('held', flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    open_catalog(tmp_path / "c").close()
+    command = [sys.executable, "-c", program, str(tmp_path / "c/catalog.db"), HOLDS[how]]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(Busy, match=rf"is locked: held by process {holder.pid} \(.*python.*\); try again$"):
+            opened_and_written(tmp_path / "c")
+        holder.communicate()
+    assert opened_and_written(tmp_path / "c") == (1, 1)
+
+
+def opened_and_written(folder: Path) -> tuple[int, int]:
+    opened = open_catalog(folder, wait_s=0.1)
+    try:
+        create(opened, "a")
+        return counts(opened)
+    finally:
+        opened.close()

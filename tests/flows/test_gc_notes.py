@@ -118,6 +118,7 @@ def test_what_is_not_noted_is_found_by_a_check(store: Store) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.damages
 def test_every_way_to_lose_a_content_is_noted(store: Store) -> None:
     """Deleting, replacing, by the library or by hand."""
     one, two = (file(b"f", b"%d" % number) + END for number in (1, 2))

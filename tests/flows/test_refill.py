@@ -305,7 +305,9 @@ def test_the_journals_snapshot_is_made_anew(store: Store, layer: str, monkeypatc
     assert journaling.snapshot_if_needed(store._context)
     ((held,),) = damage.rows(store, "SELECT value FROM meta WHERE key = 'snapshot'")
     damage.spoil(store, bytes.fromhex(held))
-    assert [finding.kind for finding in store.check(content=True).findings] == ["store"]
+    found = store.check(content=True)
+    assert {finding.kind for finding in found.findings} == {"store"}
+    assert found.incomplete  # records could not be compared with it
 
     report = store.heal()
 

@@ -6,6 +6,7 @@ import errno
 import io
 import os
 import random
+import re
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,10 @@ from pathlib import Path
 import pytest
 
 from lading import Store
-from lading.errors import Corrupt, LadingError
+from lading.catalog import records
+from lading.catalog.journal import Journal
+from lading.errors import Corrupt, InvalidInput, LadingError
+from lading.flows import journaling
 from tests.flows.test_layers import taken_out
 from tests.tarmake import tree
 
@@ -146,3 +150,107 @@ def test_a_check_notices_rows_that_somebody_deleted(
     with Store.open(tmp_path / "root", run=tmp_path / "run") as again:
         report = again.check()
         assert report.findings or report.incomplete
+
+
+#: What hands have done to rows of records alone, and what a check says of it. No constraint is hurt by most.
+CHANGES = {
+    "DELETE FROM layer WHERE id = 'bare'": "layer bare: recorded in the journal, missing in the catalog",
+    "DELETE FROM image WHERE id = 'bare'": "image bare: recorded in the journal, missing in the catalog",
+    "DELETE FROM container WHERE id = 'c0'": "container c0: recorded in the journal, missing in the catalog",
+    "DELETE FROM layer_name": r"layer l0: its record differs from the journal \(names\)",
+    "DELETE FROM image_name": r"image i0: its record differs from the journal \(names\)",
+    "DELETE FROM container_name": r"container c0: its record differs from the journal \(names\)",
+    "UPDATE image_name SET owner_id = (SELECT seq FROM image WHERE id = 'i1')": r"image i1: its record differs .*\(names\)",
+    "DELETE FROM layer_data": r"layer l0: its record differs from the journal \(big_data_names, big_data\)",
+    "DELETE FROM image_data": r"image i0: its record differs from the journal \(big_data\)",
+    "DELETE FROM container_data": r"container c0: its record differs from the journal \(big_data\)",
+    "UPDATE image_data SET digest = 'x'": r"image i0: its record differs from the journal \(big_data\)",
+    "UPDATE layer SET metadata = 'forged'": r"layer l2: its record differs from the journal \(metadata\)",
+    "UPDATE image SET metadata = 'forged'": r"image i2: its record differs from the journal \(metadata\)",
+    "UPDATE container SET metadata = 'forged'": r"container c0: its record differs from the journal \(metadata\)",
+    "UPDATE layer SET parent = 'l0' WHERE id = 'l2'": r"layer l2: its record differs from the journal \(parent\)",
+    "UPDATE image SET layer = 'l1' WHERE id = 'i2'": r"image i2: its record differs from the journal \(layer\)",
+    "UPDATE image SET id = 'other' WHERE id = 'bare'": "image other: in the catalog, and not recorded in the journal",
+    "INSERT INTO image VALUES (99, 'new', '', 'l0', '[]', '[]', '', 0, '{}')": "image new: in the catalog, and not recorded in the journal",
+}  # fmt: skip
+
+
+@pytest.fixture(params=["lines", "snapshot"])
+def recorded(
+    request: pytest.FixtureRequest, store: Store, tars: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> Store:
+    """Records of every kind, with names and data; the journal holds their lines, or begins with a snapshot of most."""
+    store.layers.create(id="bare")
+    store.images.create("", id="bare")
+    store.containers.create("i0", id="c0", names=["container"])
+    store.set_names("l0", ["layer"])
+    store.set_names("i0", ["image"])
+    for kind, record_id in ((store.layers, "l0"), (store.images, "i0"), (store.containers, "c0")):
+        kind.set_data(record_id, "k", io.BytesIO(b"v"))
+    if request.param == "snapshot":
+        with monkeypatch.context() as patched:
+            patched.setattr(Journal, "needs_snapshot", lambda self, conn: True)
+            assert journaling.snapshot_if_needed(store._context)
+        store.set_metadata("l0", "later")
+    return store
+
+
+def by_hand(store: Store, *statements: str) -> None:
+    """Change the catalog behind the store's back."""
+    store.close()
+    connection = sqlite3.connect(store.root / "catalog.db")
+    for statement in statements:
+        assert connection.execute(statement).rowcount > 0
+    connection.commit()
+    connection.close()
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_check_notices_records_that_somebody_changed(recorded: Store, tmp_path: Path, change: str) -> None:
+    """By the journal; a repair deletes nothing, and a rebuild brings back what was committed."""
+    before = everything(recorded)
+    assert recorded.check(content=True).findings == ()
+    by_hand(recorded, change)
+
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as again:
+        report = again.check()
+        said = [finding.message for finding in report.findings if finding.id == "records"]
+        assert any(re.match(CHANGES[change], words) for words in said), report.findings
+        assert all("run `lading catalog rebuild`" in words for words in said)
+        assert not report.incomplete
+        with pytest.raises(InvalidInput, match="nothing is deleted"):
+            again.repair(report, containers_too=True)
+    Store.rebuild(tmp_path / "root", run=tmp_path / "run")
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as again:
+        assert everything(again) == before
+        assert again.check(content=True).findings == ()
+
+
+def everything(store: Store) -> list[object]:
+    """All records, with their data."""
+    with store._context.catalog.read() as conn:
+        return list(records.live(conn))
+
+
+def test_what_somebody_changed_is_not_made_the_truth_by_a_snapshot(
+    recorded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal's lines stay until a rebuild, or whoever wants the catalog as it is makes the journal anew."""
+    by_hand(recorded, "DELETE FROM container_name", "DELETE FROM layer WHERE id = 'bare'")
+    monkeypatch.setattr(Journal, "needs_snapshot", lambda self, conn: True)
+
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as again:
+        again.gc()
+        assert [finding.id for finding in again.check().findings] == ["records", "records"]
+        again.rejournal()
+        assert again.check().findings == ()
+        with pytest.raises(InvalidInput, match="agrees with the catalog"):
+            again.rejournal()
+
+
+def test_a_record_that_was_changed_since_by_the_store_is_sound(recorded: Store, tmp_path: Path) -> None:
+    """A line holds the whole state, so that it says anew whatever somebody had changed of it."""
+    by_hand(recorded, "UPDATE container SET metadata = 'forged'")
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as again:
+        again.set_metadata("c0", "own")
+        assert again.check().findings == ()

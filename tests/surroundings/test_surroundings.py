@@ -364,7 +364,7 @@ def test_a_feature_that_only_writers_must_know_makes_a_store_read_only(store: St
 
 
 #: Where numbers are the running kernel's own, not ours to choose.
-KERNELS = {"exclusive.py", "loop.py", "syscalls.py", "reflink.py"}
+KERNELS = {"locks.py", "loop.py", "syscalls.py", "reflink.py"}
 
 
 def test_every_number_that_is_kept_has_a_byte_order_of_its_own() -> None:
