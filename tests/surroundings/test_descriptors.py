@@ -83,22 +83,28 @@ def test_every_long_command_works_with_few_descriptors(tmp_path: Path, strategy:
     run("gc")
     run("cache", "evict")
     run("balance")
-    layout = Layout(tmp_path / "oci")
-    layout.image("v1", [file(b"f%d" % number, b"%d" % number) + END for number in range(70)])
-    run("import", f"oci:{layout.root}")
-    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
-        damage.spoil(store, damage.object_at(store, "f7"))
-    assert limited(roots, "check", "--content", config=config).returncode == 1
-    healed = limited(roots, "check", "--heal", "--from", f"oci:{layout.root}", config=config)
-    assert b"healed 1 objects" in healed.stdout + healed.stderr
-    run("check", "--content", "--quick")
-    run("catalog", "rebuild", "--force")
+    if strategy == "erofs":  # what is shown makes no difference to these
+        _import_heal_rebuild(tmp_path, config, roots)
     for name in ("layers", "images", "containers", "storage-layers", "status"):
         done = limited(roots, name, config=config)
         assert done.returncode == 0
     with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
         assert store.check(content=True).ids("store") == []
         assert taken_out(store, "l99") == file(b"f99", b"99") + END
+
+
+def _import_heal_rebuild(tmp_path: Path, config: Path, roots: list[str]) -> None:
+    layout = Layout(tmp_path / "oci")
+    layout.image("v1", [file(b"f%d" % number, b"%d" % number) + END for number in range(70)])
+    assert limited(roots, "import", f"oci:{layout.root}", config=config).returncode == 0
+    with Store.open(tmp_path / "root", run=tmp_path / "run") as store:
+        damage.spoil(store, damage.object_at(store, "f7"))
+    assert limited(roots, "check", "--content", config=config).returncode == 1
+    healed = limited(roots, "check", "--heal", "--from", f"oci:{layout.root}", config=config)
+    assert b"healed 1 objects" in healed.stdout + healed.stderr
+    for words in (["check", "--content", "--quick"], ["catalog", "rebuild", "--force"]):
+        done = limited(roots, *words, config=config)
+        assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_the_debris_of_many_killed_writers_goes_with_few_descriptors(tmp_path: Path) -> None:
