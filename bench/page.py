@@ -278,6 +278,8 @@ def _check(figures: Figures, _: Figures) -> list[str]:
         f"| `check --content`: every byte as well | {_seconds(figures['content_s'])}, peak memory {figures['content_peak'] / 1e6:.0f} MB |",
         f"| the same, of file content | {rates[0]:.0f} MB/s ({rates[1]:.0f}–{rates[2]:.0f}) |",
         f"| `check --heal` of a missing pack of {figures['lost']:,} bytes, eight tars given | {figures['heal_s']:.1f} s |",
+        "\nReading every byte is bound by the interpreter: two threads decode and hash small objects hardly faster than one, two",
+        "processes did the same bytes at 470 to 530 MB/s in a trial.",
     ]  # fmt: skip
 
 
