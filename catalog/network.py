@@ -10,7 +10,7 @@ from typing import Final
 from lading.errors import Unsupported
 
 #: Kinds by what ``statfs`` tells. Those that machines share by a common disk (ocfs2, gfs2) keep memory and locks together,
-#: and are none; nor is virtiofs, which may well be a guest's own root.
+#: and are none; nor is virtiofs, which may well be a guest's own root, as 9p may, which is looked at below.
 _NETWORK: Final = {
     0x6969: "nfs",
     0x517B: "smbfs", 0xFF534D42: "cifs", 0xFE534D42: "smb3",
@@ -49,6 +49,8 @@ def refuse_network(path: Path) -> None:
     """
     number = _number(path.parent)
     kind = _NETWORK.get(number, "")
+    if kind == "9p" and _is_root(path.parent):
+        kind = ""  # a guest's own
     if number == _FUSE:
         found = _mounted_type(path.parent)
         kind = found if found in _NETWORK_FUSE else ""
@@ -57,6 +59,11 @@ def refuse_network(path: Path) -> None:
             f"{path.parent} is on a network filesystem ({kind}): a catalog that is written to needs a local one; "
             "what is there can only be read, as one of another store's `additional_stores`"
         )
+
+
+def _is_root(folder: Path) -> bool:
+    """Tell whether a folder is on the root filesystem."""
+    return folder.stat().st_dev == os.stat("/").st_dev
 
 
 def _number(folder: Path) -> int:
@@ -70,9 +77,13 @@ def _number(folder: Path) -> int:
 def _mounted_type(folder: Path) -> str:
     """The type by which the filesystem of a folder was mounted; empty when that is not shown here."""
     status = folder.stat()
-    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields, _, rest = line.partition(" - ")
-        if fields.split(" ", 3)[2] == device:
-            return rest.partition(" ")[0]
+    device = b"%d:%d" % (os.major(status.st_dev), os.minor(status.st_dev))
+    try:
+        table = Path("/proc/self/mountinfo").read_bytes()
+    except OSError:
+        return ""
+    for line in table.split(b"\n"):  # paths may hold any other byte
+        fields, _, rest = line.partition(b" - ")
+        if fields.split(b" ", 3)[2:3] == [device]:
+            return rest.partition(b" ")[0].decode("ascii", "replace")
     return ""

@@ -219,12 +219,15 @@ class Directories:
         self.close()
 
 
-def walk(root: int, *, same_mount: bool = True) -> Iterator[tuple[bytes, int, list[os.DirEntry[str]]]]:
+def walk(
+    root: int, *, same_mount: bool = True, skip_mounts: bool = False
+) -> Iterator[tuple[bytes, int, list[os.DirEntry[str]]]]:
     """Walk a tree, parents before their contents.
 
     Args:
         root: descriptor of the top directory; stays the caller's.
         same_mount: fail with EXDEV at a mount point instead of entering it.
+        skip_mounts: leave it out instead.
 
     Returns:
         For each directory: its path, a descriptor that is open until the next step, and what it holds,
@@ -239,6 +242,10 @@ def walk(root: int, *, same_mount: bool = True) -> Iterator[tuple[bytes, int, li
             except FileNotFoundError:
                 if path:
                     continue  # removed since its parent was read
+                raise
+            except OSError as error:
+                if skip_mounts and error.errno == errno.EXDEV:
+                    continue
                 raise
             with os.scandir(descriptor) as scan:
                 items = sorted(scan, key=lambda item: os.fsencode(item.name))

@@ -68,7 +68,7 @@ def measure(cache_root: Path) -> list[tuple[str, str, int]]:
     sizes: dict[tuple[str, str], int] = {}
     seen: set[tuple[int, int]] = set()
     try:
-        for path, status in _files(root):
+        for path, status in _files(root, skip_mounts=True):  # as those of a probe, in another process
             if (status.st_dev, status.st_ino) not in seen:
                 seen.add((status.st_dev, status.st_ino))
                 part = _part(path)
@@ -138,9 +138,9 @@ def last_used(cache_root: Path, name: str) -> int:
     return 0
 
 
-def _files(root: int) -> Iterator[tuple[bytes, os.stat_result]]:
+def _files(root: int, *, skip_mounts: bool = False) -> Iterator[tuple[bytes, os.stat_result]]:
     """Walk the regular files below a folder; the pool first, so that its files count there."""
-    for path, descriptor, items in walk(root):
+    for path, descriptor, items in walk(root, skip_mounts=skip_mounts):
         prefix = path + b"/" if path else b""
         for item in items:
             if item.is_file(follow_symlinks=False):

@@ -48,7 +48,7 @@ class LiveMounts:
             except PermissionError:
                 found[None, str(pid)] = _View(pid, None, "")
             except OSError:
-                settled = False
+                settled = settled and _is_dead(pid)
             else:
                 if where != own:
                     found.setdefault((where, root), _View(pid, where, root))
@@ -91,6 +91,15 @@ class LiveMounts:
                 whole = whole or (view.namespace == namespace and view.root == "/")
                 partial = partial or (view.namespace == namespace and view.root != "/")
         return None if partial and not whole else "", settled
+
+
+def _is_dead(pid: int) -> bool:
+    """Tell whether a process has ended and is only waited for: it stays so, and has no namespace any more."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return status.rpartition(b")")[2].split()[:1] in ([b"Z"], [b"X"])
 
 
 @dataclass(frozen=True, slots=True)

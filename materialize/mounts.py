@@ -71,7 +71,8 @@ def mountinfo(process: int | str = "self") -> list[MountInfo]:
         OSError: the process has ended.
     """
     found = []
-    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
+    # The kernel escapes no carriage return: lines end in newlines alone.
+    with open(f"/proc/{process}/mountinfo", encoding="utf-8", errors="surrogateescape", newline="\n") as table:
         for line in table:
             fields = line.split(" ")
             dash = fields.index("-")

@@ -22,6 +22,11 @@ from lading.values import RECORD_KINDS, printable
 #: Looks at a journal that is being written to, until one falls between two writers.
 _TRIES: Final = 20
 
+#: What comes of a state, in a line or a snapshot with the right digest, that is of no form that is known.
+_MALFORMED: Final = (ValueError, TypeError, KeyError, AttributeError)
+
+_UNREAD: Final = "records could not be compared with the journal: {}"
+
 #: Records of which it is told what differs: their states are held in memory.
 _DETAILED_MAX: Final = 1000
 
@@ -54,16 +59,22 @@ def compare(context: Context, *, unsynced: bool = False) -> Agreement:
             rows = _marked(conn) if compared is None else {}
         lost, kept, unread = "", Chain(), ""
         try:
-            scanned = chain.scan(folder, said=compared is None)
+            try:
+                scanned, said = chain.scan(folder, said=compared is None), True
+            except _MALFORMED:
+                scanned, said = chain.scan(folder), False  # what is wrong with its lines can be told all the same
             lost = chain.lost_commits(folder, before, unsynced=unsynced, scanned=scanned)
             kept = chain.find_chain(folder, _is_located(context), at=before, scanned=scanned)
-            if compared is None and _is_whole(kept, before):
+            if not said:
+                unread = _UNREAD.format("a line is not of the form that it should have")
+            elif compared is None and _is_whole(kept, before):
                 compared = _differences(context, kept if before.digest else Chain(), rows)
         except FileNotFoundError:
             continue  # a writer has just removed a segment that a snapshot, or nothing, has taken the place of
-        except (LadingError, ValueError, TypeError, KeyError, AttributeError) as error:
-            words = reason(error) if isinstance(error, LadingError) else "a line is not of the form that it should have"
-            unread = f"records could not be compared with the journal: {words}"
+        except LadingError as error:
+            unread = _UNREAD.format(reason(error))
+        except _MALFORMED:
+            unread = _UNREAD.format("the snapshot is not of the form that it should have")
         with context.catalog.read() as conn:
             if head(conn) != before:
                 continue  # a line that was read may be newer than the head: neither is wrong

@@ -84,12 +84,13 @@ def released(context: Context, layer_ids: Sequence[str]) -> Iterator[None]:
         written: list[Path] = []
         try:
             for layer_id in layer_ids:
-                written += mounting.unmount_all(context, layer_id)
+                mounting.unmount_all(context, layer_id, written)
             yield
         except BaseException:
             # They live on, unmounted: what was written to them is now as durable as unmounting makes it.
             for area in written:
-                kernel.sync_filesystem(area)
+                with tidying(f"sync of {area}", later="the kernel writes it in its own time"):
+                    kernel.sync_filesystem(area)
             raise
         for layer_id in layer_ids:
             with tidying(f"write areas of layer {layer_id}"):

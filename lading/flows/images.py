@@ -11,6 +11,7 @@ from lading.catalog import containers as catalog_containers
 from lading.catalog import images as catalog_images
 from lading.catalog import layers as catalog_layers
 from lading.catalog import names as catalog_names
+from lading.catalog.database import WriteTransaction
 from lading.errors import ImageUnknown, ImageUsedByContainer, InvalidBigDataName, InvalidInput, LayerUnknown, NotAnImage
 from lading.flows import areas, bigdata, directories, layers, sealing, stores, views
 from lading.flows.context import Context
@@ -277,16 +278,19 @@ def _delete_once(context: Context, ref: str, *, dry_run: bool) -> list[str]:
         if found is None or (found.id, found.origin) != (image.id, image.origin):
             raise stores.Moved
 
-    removed = context.with_room(lambda: _delete(context, image, doomed, unmoved))
+    begun: list[list[str]] = []
+    removed = context.with_room(lambda: _delete(context, image, doomed, unmoved, begun))
     directories.remove(context, "image", image.id)
     return removed
 
 
-def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None]) -> list[str]:
+def _delete(
+    context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None], begun: list[list[str]]
+) -> list[str]:
     """Delete an image and those of the layers that still nothing else needs, as far as may be in one commit."""
     with areas.released(context, doomed):
         if context.writable_stores > 1:
-            return _delete_apart(context, image, doomed, unmoved)
+            return _delete_apart(context, image, doomed, unmoved, begun)
         with context.catalog.write("delete-image", durable=True) as tx:
             unmoved()
             present = catalog_images.get_image(tx.conn, image.id)
@@ -302,32 +306,63 @@ def _delete(context: Context, image: Image, doomed: Sequence[str], unmoved: Call
     return still
 
 
-def _delete_apart(context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None]) -> list[str]:
+def _delete_apart(
+    context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None], begun: list[list[str]]
+) -> list[str]:
     """The same where records are in two stores.
 
     The image store commits first, so that a kill between the two leaves layers that nothing names. The main store's
     transaction is open all the time: containers are recorded only there.
+
+    Args:
+        context: the store as a whole.
+        image: which.
+        doomed: layers whose locks are held.
+        unmoved: raises ``stores.Moved`` when another one was meant.
+        begun: gets the layers that go once the image store has committed; when the main one then has no room, and is asked
+            again, it goes on with these.
     """
     main, apart = context.stores[: context.writable_stores]
-    with (
-        main.catalog.write("delete-image", durable=True) as tx,
-        apart.catalog.write("delete-image", durable=True) as tx_apart,
-    ):
-        unmoved()
-        present = stores.image_by_id(context, image.id)
-        if present is None:
-            raise NotAnImage()
-        refuse_used(context, present)
-        still = doomed_layers(context, present)
-        if not set(still) <= set(doomed):  # another image that had them has gone: their locks are needed, too
-            raise stores.Moved
-        for each in (tx_apart, tx):
-            if catalog_images.get_image(each.conn, present.id) is not None:
-                catalog_images.delete_image(each, present.id)
-            for layer_id in still:
-                if catalog_layers.get_layer(each.conn, layer_id) is not None:
-                    layers.delete_rows(each, layer_id)
-    return still
+    with main.catalog.write("delete-image", durable=True) as tx:
+        if not begun:
+            with apart.catalog.write("delete-image", durable=True) as tx_apart:
+                unmoved()
+                present = stores.image_by_id(context, image.id)
+                if present is None:
+                    raise NotAnImage()
+                refuse_used(context, present)
+                still = doomed_layers(context, present)
+                if not set(still) <= set(doomed):  # another image that had them has gone: their locks are needed, too
+                    raise stores.Moved
+                _delete_from(tx_apart, image.id, still)
+            begun.append(still)
+        going = begun[0]
+        free = [layer_id for layer_id in going if not _has_users(context, image.id, layer_id, going)]
+        _delete_from(tx, image.id, free)
+    return begun[0]
+
+
+def _delete_from(tx: WriteTransaction, image_id: str, layer_ids: Sequence[str]) -> None:
+    """Delete what one store has of an image and its layers."""
+    if catalog_images.get_image(tx.conn, image_id) is not None:
+        catalog_images.delete_image(tx, image_id)
+    for layer_id in layer_ids:
+        if catalog_layers.get_layer(tx.conn, layer_id) is not None:
+            layers.delete_rows(tx, layer_id)
+
+
+def _has_users(context: Context, image_id: str, layer_id: str, going: Sequence[str]) -> bool:
+    """Tell whether something that does not go as well names a layer."""
+    for part in context.stores[: context.writable_stores]:
+        with part.catalog.read() as conn:
+            children, users, container = layers.users_of(conn, layer_id)
+        if (
+            any(child not in going for child in children)
+            or container is not None
+            or any(user != image_id for user in users)
+        ):
+            return True
+    return False
 
 
 def delete_record(context: Context, image_id: str, unmoved: Callable[[], None] = stores.as_meant) -> bool:

@@ -31,8 +31,9 @@ def snapshot_if_needed(context: Context, *, damaged: bool = False) -> bool:
     with context.catalog.read() as conn:
         if not damaged and not journal.needs_snapshot(conn):
             return False
-    if agreement.compare(context).records:
-        return False  # the journal alone has what was committed; a check tells so
+    if agreement.compare(context).records:  # the journal alone has what was committed
+        context.warn("records differ from the journal, which is not shortened: run `lading check`")
+        return False
     with context.epochs.shared() as epoch:
         with context.catalog.read() as conn:
             seen = conn.execute("SELECT value FROM meta WHERE key = 'journal'").fetchone()[0]

@@ -465,16 +465,19 @@ def _detach(
         context.mount_table.remove(layer_id)
 
 
-def unmount_all(context: Context, layer_id: str) -> Sequence[Path]:
+def unmount_all(context: Context, layer_id: str, written: list[Path]) -> None:
     """Unmount a layer that is about to be deleted; the caller holds its lock.
 
-    Returns:
-        Its write areas, which are not synced.
+    Args:
+        context: the store.
+        layer_id: which.
+        written: gets its write areas, which are not synced.
     """
     record = areas.mount_here(context, layer_id)
+    if record is not None:
+        written += [area for area in record.areas if area.is_dir()]
     if record is not None or kernel.is_mounted(context.mount_table.mount_point(layer_id)):
         _detach(context, layer_id, record, keep=False)
-    return [area for area in record.areas if area.is_dir()] if record is not None else []
 
 
 def mounted(context: Context, ref: str) -> int:

@@ -359,6 +359,7 @@ def test_a_network_filesystem_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     """For a new catalog, and for one that was carried there; reading goes on."""
     open_catalog(tmp_path / "old").close()
     monkeypatch.setattr(network, "_number", lambda folder: number)
+    monkeypatch.setattr(network, "_is_root", lambda folder: False)
     for name in ("new", "old"):
         with pytest.raises(
             Unsupported, match=rf"{name} is on a network filesystem \({NETWORK[number]}\): .* local one"
@@ -368,6 +369,13 @@ def test_a_network_filesystem_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     opened = open_catalog(tmp_path / "old", read_only=True)
     assert ids(opened) == []
     opened.close()
+
+
+def test_a_root_filesystem_that_the_host_gives_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A virtual machine may have nothing else."""
+    monkeypatch.setattr(network, "_number", lambda folder: 0x01021997)
+    monkeypatch.setattr(network, "_is_root", lambda folder: True)
+    open_catalog(tmp_path / "new").close()
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from lading import Store
+from lading.catalog.journal import Journal
 from lading.config import Settings
-from lading.errors import LayerUnknown, NotAContainer, NotAnID
+from lading.errors import Full, LayerUnknown, NotAContainer, NotAnID
 from tests.concurrency.processes import Crew, Line, stopping_at
 
 #: Looked up, and nothing changed yet.
@@ -256,3 +257,27 @@ def test_a_name_that_moves_is_never_unknown(both: Crew) -> None:
         store.images.delete("old")
     reader.go_on()
     assert reader.result() == ""
+
+
+def test_a_full_disk_between_the_commits_of_two_stores_ends_nothing(
+    crew: Crew, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The image store has committed, the main one has no room: with what the reserve gives, it goes on."""
+    with Store.open(crew.root, run=crew.run, settings=Settings(image_store=str(tmp_path / "images"))) as store:
+        store.layers.create(id="below")
+        store.layers.create("below", id="top", read_only=True)
+        store.images.create("top", id="image")
+        real, calls = Journal.append, []
+
+        def append(self: Journal, *args: Any, **options: Any) -> None:
+            calls.append(self)
+            if len(calls) == 2:
+                raise Full("no space left on device")
+            real(self, *args, **options)
+
+        monkeypatch.setattr(Journal, "append", append)
+        assert store.images.delete("image") == ["top", "below"]
+        monkeypatch.undo()
+        assert (store.layers.all(), store.images.all()) == ([], [])
+        assert len(calls) == 3
+        assert store.check().findings == ()

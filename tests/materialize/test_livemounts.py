@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +92,39 @@ def test_processes_that_end_meanwhile_are_looked_for_again(monkeypatch: pytest.M
     monkeypatch.setattr(livemounts, "mountinfo", table)
     assert looking((NAMESPACE, "/")).viewer(NAMESPACE, 0, is_proc) == ""
     assert looks
+
+
+def test_a_process_that_is_only_waited_for_hides_nothing() -> None:
+    """It has no namespaces any more, and never will: one look is enough."""
+    ended = subprocess.Popen(["true"])
+    while Path(f"/proc/{ended.pid}/stat").read_bytes().rpartition(b")")[2].split()[0] != b"Z":
+        time.sleep(0.01)
+    try:
+        assert livemounts._is_dead(ended.pid)
+        assert not livemounts._is_dead(os.getpid())
+        with pytest.raises(OSError, match="No such file"):
+            os.stat(f"/proc/{ended.pid}/ns/mnt")
+    finally:
+        ended.wait()
+    assert not livemounts._is_dead(ended.pid)
+
+
+#: Mounts at a path that holds every byte which looks like a line's end, and reads the table in each way.
+ODD = r"""
+import os, subprocess, sys
+from pathlib import Path
+from lading.catalog.network import _mounted_type
+from lading.materialize.mounts import mountinfo
+folder = os.fsencode(sys.argv[1]) + b"/a\rb\x0bc\x0cd\x1ce\xc2\x85f\xff"
+os.mkdir(folder)
+subprocess.run(["mount", "-t", "tmpfs", "odd", folder], check=True)
+assert [os.fsencode(mount.path) for mount in mountinfo() if mount.source == "odd"] == [folder]
+assert _mounted_type(Path(os.fsdecode(folder))) == "tmpfs"
+assert _mounted_type(Path("/proc")) == "proc"
+"""
+
+
+@pytest.mark.privileged
+def test_mount_points_of_any_name_are_read(tmp_path: Path) -> None:
+    """Others may make them, in namespaces of their own."""
+    subprocess.run(["unshare", "-m", sys.executable, "-c", ODD, tmp_path], check=True)

@@ -516,3 +516,18 @@ def test_trees_of_python_run_from_a_mount(store: Store, tmp_path: Path) -> None:
     done = subprocess.run([path / "bin/hello"], capture_output=True, text=True, check=True)
 
     assert done.stdout == f"hello from {path}/bin/hello\n"
+
+
+def test_a_balance_is_told_while_another_process_probes(store: Store, base: str) -> None:
+    """What it mounts in the cache for a moment is nobody's, and no error."""
+    store.mount(base)
+    probing = store.root / "cache/.probe-x/merged1"
+    probing.mkdir(parents=True)
+    before = store.balance()
+    subprocess.run(["mount", "-t", "tmpfs", "probe", probing], check=True)
+    try:
+        assert store.balance() == before
+        assert store.gc() == store.gc(dry_run=True)
+    finally:
+        subprocess.run(["umount", probing], check=True)
+    store.unmount(base)
