@@ -13,6 +13,7 @@ import pytest
 from lading import Store
 from lading.errors import Corrupt
 from lading.flows.damage import DamagedObject
+from lading.objects.pack import new_pack_name
 from lading.values import FRAME_SIZE
 from tests import damage
 from tests.flows.test_importing import LAYERS, Layout
@@ -182,13 +183,19 @@ def test_an_unreadable_pack_is_damage(store: Store, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("how", ["again", "heal"])
-def test_what_lies_where_a_pack_cannot_even_be_looked_at_is_damage(store: Store, tmp_path: Path, how: str) -> None:
+def test_what_lies_where_a_pack_cannot_even_be_looked_at_is_damage(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
     """Something else took its folder's place: the bytes are lost, and the same content gives them back."""
     layer = store.layers.import_(io.BytesIO(SMALL))
     folder = damage.pack_of(store, damage.object_at(store, "etc/b")).parent
     folder.rename(tmp_path / "elsewhere")
     folder.write_bytes(b"no folder")
     store._context.backend.close()
+    # A new pack whose drawn name led there, too, would be refused by its path; the next try draws another one.
+    names = (name for name in iter(new_pack_name, "") if name[:2] != folder.name)
+    for module in ("writer", "repack"):
+        monkeypatch.setattr(f"lading.objects.{module}.new_pack_name", lambda: next(names))
 
     report = store.check()
 
