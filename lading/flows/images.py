@@ -292,17 +292,26 @@ def _delete(
         if context.writable_stores > 1:
             return _delete_apart(context, image, doomed, unmoved, begun)
         with context.catalog.write("delete-image", durable=True) as tx:
-            unmoved()
-            present = catalog_images.get_image(tx.conn, image.id)
-            if present is None:
-                raise NotAnImage()
-            refuse_used(context, present)
-            still = doomed_layers(context, present)
-            if not set(still) <= set(doomed):  # another image that had them has gone: their locks are needed, too
-                raise stores.Moved
-            catalog_images.delete_image(tx, present.id)
-            for layer_id in still:
-                layers.delete_rows(tx, layer_id)
+            still = _still_doomed(context, image, doomed, unmoved)
+            _delete_from(tx, image.id, still)
+    return still
+
+
+def _still_doomed(context: Context, image: Image, doomed: Sequence[str], unmoved: Callable[[], None]) -> list[str]:
+    """Look once more, in the transaction, at what goes with an image.
+
+    Raises:
+        stores.Moved: it is another one, or layers go whose locks are not held: another image that had them has gone.
+        NotAnImage, ImageUsedByContainer: as when it was looked up.
+    """
+    unmoved()
+    present = stores.image_by_id(context, image.id)
+    if present is None:
+        raise NotAnImage()
+    refuse_used(context, present)
+    still = doomed_layers(context, present)
+    if not set(still) <= set(doomed):
+        raise stores.Moved
     return still
 
 
@@ -326,14 +335,7 @@ def _delete_apart(
     with main.catalog.write("delete-image", durable=True) as tx:
         if not begun:
             with apart.catalog.write("delete-image", durable=True) as tx_apart:
-                unmoved()
-                present = stores.image_by_id(context, image.id)
-                if present is None:
-                    raise NotAnImage()
-                refuse_used(context, present)
-                still = doomed_layers(context, present)
-                if not set(still) <= set(doomed):  # another image that had them has gone: their locks are needed, too
-                    raise stores.Moved
+                still = _still_doomed(context, image, doomed, unmoved)
                 _delete_from(tx_apart, image.id, still)
             begun.append(still)
         going = begun[0]

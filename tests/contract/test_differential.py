@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(shutil.which(REFERENCE) is None, reason=f"needs {REFERENCE}"),
 ]
 
-EXAMPLES = int(os.environ.get("LADING_DIFFERENTIAL_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("LADING_DIFFERENTIAL_EXAMPLES", "20"))
 STEPS = int(os.environ.get("LADING_DIFFERENTIAL_STEPS", "30"))
 SEED = os.environ.get("LADING_DIFFERENTIAL_SEED")
 
